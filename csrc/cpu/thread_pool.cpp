@@ -1,0 +1,137 @@
+#include "thread_pool.h"
+
+#include <pthread.h>
+
+#include <atomic>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace fastmaml {
+namespace {
+
+void pause() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+// A thread that is either idle, in the pool or about to return to it, or running a job.
+class Worker {
+ public:
+  void start() {
+    std::thread([this] { loop(); }).detach();
+  }
+
+  void run(void (*function)(void*, int), void* context, int index) {
+    function_ = function;
+    context_ = context;
+    index_ = index;
+    set(State::running);
+  }
+
+  void wait() const { wait_while(State::running); }
+
+ private:
+  enum class State { idle, running };
+
+  void loop() {
+    for (;;) {
+      wait_while(State::idle);
+      function_(context_, index_);
+      set(State::idle);
+    }
+  }
+
+  // Only one side ever waits: the thread while idle, the caller while running.
+  void set(State state) {
+    state_.store(state, std::memory_order_release);
+    state_.notify_one();
+  }
+
+  // Parks after a few microseconds: the lanes of a job end nearly together, and one job often
+  // follows another, but an idle thread must leave the core to others.
+  void wait_while(State state) const {
+    for (int spins = 0; spins < 200; ++spins) {
+      if (state_.load(std::memory_order_acquire) != state) return;
+      pause();
+    }
+    state_.wait(state, std::memory_order_acquire);
+  }
+
+  std::atomic<State> state_{State::idle};
+  void (*function_)(void*, int) = nullptr;
+  void* context_ = nullptr;
+  int index_ = 0;
+};
+
+class Pool {
+ public:
+  // Never destroyed: its threads are detached and outlive every static object.
+  static Pool& instance() {
+    static Pool* pool = new Pool;
+    return *pool;
+  }
+
+  // Takes idle workers, and starts what is missing.
+  std::vector<Worker*> take(size_t count) {
+    std::vector<Worker*> taken;
+    taken.reserve(count);
+    {
+      const std::lock_guard lock(mutex_);
+      while (taken.size() < count && !idle_.empty()) {
+        taken.push_back(idle_.back());
+        idle_.pop_back();
+      }
+    }
+    try {
+      while (taken.size() < count) {
+        auto worker = std::make_unique<Worker>();
+        worker->start();
+        taken.push_back(worker.release());
+      }
+    } catch (...) {
+      give_back(taken);
+      throw;
+    }
+    return taken;
+  }
+
+  void give_back(const std::vector<Worker*>& workers) {
+    const std::lock_guard lock(mutex_);
+    idle_.insert(idle_.end(), workers.begin(), workers.end());
+  }
+
+ private:
+  // Nobody else holds the lock at the moment of a fork; the child has none of the threads.
+  Pool() {
+    pthread_atfork([] { instance().mutex_.lock(); }, [] { instance().mutex_.unlock(); },
+                   [] {
+                     instance().idle_.clear();
+                     instance().mutex_.unlock();
+                   });
+  }
+
+  std::mutex mutex_;
+  std::vector<Worker*> idle_;
+};
+
+}  // namespace
+
+void run_parallel(int threads, void (*function)(void* context, int index), void* context) {
+  if (threads <= 1) {
+    function(context, 0);
+    return;
+  }
+  const std::vector<Worker*> workers = Pool::instance().take(static_cast<size_t>(threads) - 1);
+  int index = 1;
+  for (Worker* worker : workers) worker->run(function, context, index++);
+  function(context, 0);
+  for (const Worker* worker : workers) worker->wait();
+  Pool::instance().give_back(workers);
+}
+
+}  // namespace fastmaml

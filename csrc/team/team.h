@@ -1,0 +1,64 @@
+// The Team concept: the lanes that run one task together.
+//
+// A program (csrc/program) is written once over a Team and knows nothing else of the machine.
+// Every lane calls every primitive with the same arguments; the Team splits the work. No
+// primitive synchronises by itself: `sync` stands between a write and a read by other lanes.
+// Every element is computed by the same operations in the same order for any number of lanes,
+// so results are bitwise the same for any team.
+//
+//   int  rank() const;   // this lane, 0 <= rank < size
+//   int  size() const;
+//   void sync();         // all lanes arrive before any leaves; earlier writes become visible
+//
+//   // c = init + alpha * a b, with a [m, k], b [k, n], c [m, n]; init.data null means zero;
+//   // init may be c itself (accumulate), or a row with row_stride 0 (bias)
+//   void gemm(int64_t m, int64_t n, int64_t k, Real alpha, View<const Real> a,
+//             View<const Real> b, View<const Real> init, View<Real> c);
+//
+//   void each(int64_t count, F f);        // f(i) for all i < count; vectorised: f must be pure
+//                                         // arithmetic on element i, with no aliasing between i
+//   void rows(int64_t count, F f);        // f(i), one lane each: coarse, any code
+//
+//   void map(Along along, int64_t groups, int64_t count, F f);  // each, over pairs: f(g, e)
+//
+//   // For each group g < groups: sums of the N terms that f(g, e) returns over e < count, then
+//   // sink(g, sums), called once. `along` says which index is contiguous in memory.
+//   void reduce<N>(Along along, int64_t groups, int64_t count, F f, S sink);
+#pragma once
+
+#include <cstdint>
+
+// Small functions: on the device too, and never out of line, where the linker could share them
+// between instruction sets.
+#ifdef __CUDACC__
+#define FM_HD __host__ __device__ __forceinline__
+#else
+#define FM_HD inline __attribute__((always_inline))
+#endif
+
+// Each instruction set compiles its own copy of everything below, in its own namespace, so that
+// the linker never hands code with wide instructions to an older processor.
+#ifndef FM_ISA
+#define FM_ISA portable
+#endif
+
+namespace fastmaml::FM_ISA {
+
+// A matrix anywhere in memory: element (i, j) is data[i * row_stride + j * col_stride].
+template <class Real>
+struct View {
+  Real* data;
+  int64_t row_stride;
+  int64_t col_stride;
+};
+
+// Which index of a reduction runs along memory: the groups' (columns) or the elements' (rows).
+enum class Along { group, element };
+
+// The terms of up to N sums that are built in one pass.
+template <class Real, int N>
+struct Terms {
+  Real value[N];
+};
+
+}  // namespace fastmaml::FM_ISA

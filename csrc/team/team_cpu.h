@@ -1,0 +1,177 @@
+// The Team (team.h) of processor cores: lane i is a thread, and vectors do the work inside a lane.
+#pragma once
+
+#include <sched.h>
+
+#include <atomic>
+#include <cstdint>
+
+#include "gemm.h"
+
+namespace fastmaml {
+
+// What the lanes of one team share; it must outlive them.
+struct TeamShared {
+  alignas(64) std::atomic<int32_t> arrived{0};
+  alignas(64) std::atomic<uint32_t> generation{0};
+};
+
+}  // namespace fastmaml
+
+namespace fastmaml::FM_ISA {
+
+template <class Real>
+class TeamCpu {
+ public:
+  // Lane `rank` of `size`; all lanes of a team are given the same `shared`, which may be null
+  // where size is 1.
+  TeamCpu(int rank, int size, TeamShared* shared) : rank_(rank), size_(size), shared_(shared) {}
+
+  int rank() const { return rank_; }
+  int size() const { return size_; }
+
+  void sync() {
+    if (size_ > 1) wait_for_all();
+  }
+
+  void gemm(int64_t m, int64_t n, int64_t k, Real alpha, View<const Real> a, View<const Real> b,
+            View<const Real> init, View<Real> c) {
+    FM_ISA::gemm(Product<Real>{m, n, k, alpha, a, b, init, c}, rank_, size_);
+  }
+
+  template <class F>
+  FM_FLATTEN void each(int64_t count, F f) {
+    const Range mine = blocks_of(count);
+#pragma GCC ivdep
+    for (int64_t i = mine.begin; i < mine.end; ++i) f(i);
+  }
+
+  template <class F>
+  void rows(int64_t count, F f) {
+    for (int64_t i = rank_; i < count; i += size_) f(i);
+  }
+
+  template <class F>
+  FM_FLATTEN void map(Along along, int64_t groups, int64_t count, F f) {
+    if (along == Along::element) {
+      const Range mine = part(groups, size_, rank_);
+      for (int64_t g = mine.begin; g < mine.end; ++g) {
+#pragma GCC ivdep
+        for (int64_t e = 0; e < count; ++e) f(g, e);
+      }
+      return;
+    }
+    const Range mine = blocks_of(groups);
+    for (int64_t e = 0; e < count; ++e) {
+#pragma GCC ivdep
+      for (int64_t g = mine.begin; g < mine.end; ++g) f(g, e);
+    }
+  }
+
+  template <int N, class F, class Sink>
+  FM_FLATTEN void reduce(Along along, int64_t groups, int64_t count, F f, Sink sink) {
+    if (along == Along::element) {
+      reduce_rows<N>(groups, count, f, sink);
+    } else {
+      reduce_columns<N>(groups, count, f, sink);
+    }
+  }
+
+ private:
+  // Lanes take elements, and columns of reductions, in blocks of this size: whole vectors, and
+  // whole cache lines, of every instruction set.
+  static constexpr int64_t block = 64;
+  // Partial sums of a group whose elements are contiguous, and groups that are summed together
+  // where the groups are. The same for every instruction set, so that they agree.
+  static constexpr int partials = 16;
+
+  // This lane's part of 0..count-1, in whole blocks but for the last.
+  FM_INLINE Range blocks_of(int64_t count) const {
+    const Range blocks = part(ceil_div(count, block), size_, rank_);
+    return {blocks.begin * block, blocks.end * block < count ? blocks.end * block : count};
+  }
+
+  template <int N, class F, class Sink>
+  FM_INLINE void reduce_rows(int64_t groups, int64_t count, F f, Sink sink) {
+    const Range mine = part(groups, size_, rank_);
+    for (int64_t g = mine.begin; g < mine.end; ++g) {
+      Real sums[N][partials] = {};
+      int64_t e = 0;
+      for (; e + partials <= count; e += partials) {
+#pragma GCC ivdep
+        for (int l = 0; l < partials; ++l) {
+          const Terms<Real, N> terms = f(g, e + l);
+          for (int t = 0; t < N; ++t) sums[t][l] += terms.value[t];
+        }
+      }
+      const int rest = static_cast<int>(count - e);
+      for (int l = 0; l < rest; ++l) {
+        const Terms<Real, N> terms = f(g, e + l);
+        for (int t = 0; t < N; ++t) sums[t][l] += terms.value[t];
+      }
+      Terms<Real, N> total;
+      for (int t = 0; t < N; ++t) {
+        for (int d = partials / 2; d > 0; d /= 2) {
+          for (int l = 0; l < d; ++l) sums[t][l] += sums[t][l + d];
+        }
+        total.value[t] = sums[t][0];
+      }
+      sink(g, total);
+    }
+  }
+
+  template <int N, class F, class Sink>
+  FM_INLINE void reduce_columns(int64_t groups, int64_t count, F f, Sink sink) {
+    const Range blocks = part(ceil_div(groups, partials), size_, rank_);
+    for (int64_t index = blocks.begin; index < blocks.end; ++index) {
+      const int64_t first = index * partials;
+      const int wide = static_cast<int>(groups - first < partials ? groups - first : partials);
+      Real sums[N][partials] = {};
+      auto add_all = [&](int width) FM_ALWAYS_INLINE {
+        for (int64_t e = 0; e < count; ++e) {
+#pragma GCC ivdep
+          for (int l = 0; l < width; ++l) {
+            const Terms<Real, N> terms = f(first + l, e);
+            for (int t = 0; t < N; ++t) sums[t][l] += terms.value[t];
+          }
+        }
+      };
+      wide == partials ? add_all(partials) : add_all(wide);
+      for (int l = 0; l < wide; ++l) {
+        Terms<Real, N> total;
+        for (int t = 0; t < N; ++t) total.value[t] = sums[t][l];
+        sink(first + l, total);
+      }
+    }
+  }
+
+  void wait_for_all() {
+    const uint32_t generation = shared_->generation.load(std::memory_order_relaxed);
+    if (shared_->arrived.fetch_add(1, std::memory_order_acq_rel) == size_ - 1) {
+      shared_->arrived.store(0, std::memory_order_relaxed);
+      shared_->generation.store(generation + 1, std::memory_order_release);
+      return;
+    }
+    for (int spins = 0; shared_->generation.load(std::memory_order_acquire) == generation;) {
+      if (++spins < 2000) {
+        pause();
+      } else {
+        sched_yield();  // the lane that we wait for may need this core
+      }
+    }
+  }
+
+  static FM_INLINE void pause() {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    asm volatile("yield");
+#endif
+  }
+
+  int rank_;
+  int size_;
+  TeamShared* shared_;
+};
+
+}  // namespace fastmaml::FM_ISA
