@@ -1,0 +1,174 @@
+// The extension module: tensors come as addresses, checked and kept alive by the Python side.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include "cpu/cpu_features.h"
+#include "cpu/executor.h"
+#include "cpu/passes.h"
+#include "cuda/cuda.h"
+#include "program/analysis.h"
+#include "program/call_builder.h"
+
+namespace py = pybind11;
+
+namespace fastmaml {
+namespace {
+
+template <class Real>
+void run_as(const ProgramOwner& program, const CallArgument& argument, int threads) {
+  const CallOwner<Real> owner(program, argument);
+  if (argument.vectors.empty()) {
+    run(owner.call(), owner.summed(), threads);
+  } else {
+    hessian_vector_products(owner.call(), threads);
+  }
+}
+
+std::vector<std::string> supported_isa_names() {
+  std::vector<std::string> names;
+  for (const Isa isa : supported_isas()) names.emplace_back(isa_name(isa));
+  return names;
+}
+
+template <class Class, class Argument>
+void def_fields(Class& c,
+                std::initializer_list<std::pair<const char*, Address Argument::*>> fields) {
+  for (const auto& [name, field] : fields) c.def_readwrite(name, field);
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_native, m) {
+  m.doc() = "The native executor's C++ side; see fastmaml.executors.native.";
+  m.attr("__version__") = FASTMAML_VERSION;
+  m.def("isa", [] { return isa_name(selected_isa()); }, "The instruction set in use.");
+  m.def("supported_isas", supported_isa_names, "What this processor can run, slowest first.");
+  m.def("op_kinds", op_kinds, "The kinds of ops that have kernels.");
+  m.def("cuda_refusal", cuda_refusal, "Why this build cannot run on CUDA; None if it can.");
+
+  py::class_<OpDescription>(m, "Op").def(
+      py::init([](std::string kind, std::array<int32_t, 2> input, int32_t output,
+                  std::array<int32_t, 2> parameter, std::array<int64_t, 3> shape,
+                  std::array<double, 2> attribute) {
+        return OpDescription{std::move(kind), {input[0], input[1]},
+                             output,          {parameter[0], parameter[1]},
+                             shape[0],        shape[1],
+                             shape[2],        {attribute[0], attribute[1]}};
+      }),
+      py::arg("kind"), py::arg("input"), py::arg("output"), py::arg("parameter"), py::arg("shape"),
+      py::arg("attribute"));
+
+  py::class_<ProgramOwner>(m, "Program")
+      .def(py::init([](const std::vector<OpDescription>& ops, const std::vector<int64_t>& values,
+                       const std::vector<std::pair<int64_t, bool>>& slots, int32_t output,
+                       const std::string& loss, double label_smoothing, bool input_active) {
+             std::vector<SlotDescription> descriptions;
+             for (const auto& [size, adapted] : slots) descriptions.push_back({size, adapted});
+             return std::make_unique<ProgramOwner>(ops, values, descriptions, output, loss,
+                                                   label_smoothing, input_active);
+           }),
+           py::arg("ops"), py::arg("values"), py::arg("slots"), py::arg("output"), py::arg("loss"),
+           py::arg("label_smoothing"), py::arg("input_active") = false);
+
+  py::class_<SamplesArgument> samples(m, "Samples");
+  samples.def(py::init<>())
+      .def_readwrite("count", &SamplesArgument::count)
+      .def_readwrite("size", &SamplesArgument::size);
+  def_fields<py::class_<SamplesArgument>, SamplesArgument>(
+      samples, {{"x", &SamplesArgument::x},
+                {"labels", &SamplesArgument::labels},
+                {"target", &SamplesArgument::target},
+                {"weights", &SamplesArgument::weights},
+                {"x_grad", &SamplesArgument::x_grad},
+                {"target_grad", &SamplesArgument::target_grad},
+                {"weights_grad", &SamplesArgument::weights_grad}});
+
+  py::class_<CallArgument> call(m, "Call");
+  call.def(py::init<>())
+      .def_readwrite("tasks", &CallArgument::tasks)
+      .def_readwrite("steps", &CallArgument::steps)
+      .def_readwrite("momentum", &CallArgument::momentum)
+      .def_readwrite("step_weights", &CallArgument::step_weights)
+      .def_readwrite("first_order", &CallArgument::first_order)
+      .def_readwrite("seed", &CallArgument::seed)
+      .def_readwrite("support", &CallArgument::support)
+      .def_readwrite("query", &CallArgument::query)
+      .def_readwrite("adapted", &CallArgument::adapted)
+      .def_readwrite("differentiate", &CallArgument::differentiate)
+      .def_readwrite("through_steps", &CallArgument::through_steps)
+      .def_readwrite("adapted_bar", &CallArgument::adapted_bar)
+      .def_readwrite("vectors", &CallArgument::vectors)
+      .def_readwrite("products", &CallArgument::products)
+      .def("add_parameter", [](CallArgument& self, Address data, bool per_task,
+                               Address grad) { self.parameters.push_back({data, per_task, grad}); })
+      .def("add_rate", [](CallArgument& self, Address data, int64_t rows, int64_t elements,
+                          Address grad) { self.rates.push_back({data, rows, elements, grad}); });
+  def_fields<py::class_<CallArgument>, CallArgument>(
+      call, {{"task_loss", &CallArgument::task_loss},
+             {"prediction", &CallArgument::prediction},
+             {"task_loss_bar", &CallArgument::task_loss_bar},
+             {"prediction_bar", &CallArgument::prediction_bar}});
+
+  m.def(
+      "run",
+      [](const ProgramOwner& program, const CallArgument& call, bool is_double, int threads) {
+        is_double ? run_as<double>(program, call, threads) : run_as<float>(program, call, threads);
+      },
+      py::arg("program"), py::arg("call"), py::arg("is_double"), py::arg("threads"),
+      py::call_guard<py::gil_scoped_release>(),
+      "The inner loop of every task and its gradients, or with vectors their Hessian products.");
+
+  py::class_<PassesArgument> passes(m, "Passes");
+  passes.def(py::init<>())
+      .def_readwrite("samples", &PassesArgument::samples)
+      .def_readwrite("seed", &PassesArgument::seed)
+      .def_readwrite("task", &PassesArgument::task)
+      .def_readwrite("pass_index", &PassesArgument::pass);
+  def_fields<py::class_<PassesArgument>, PassesArgument>(
+      passes, {{"x", &PassesArgument::x},
+               {"x_dot", &PassesArgument::x_dot},
+               {"w", &PassesArgument::w},
+               {"w_dot", &PassesArgument::w_dot},
+               {"y_bar", &PassesArgument::y_bar},
+               {"y_bar_dot", &PassesArgument::y_bar_dot},
+               {"y", &PassesArgument::y},
+               {"y_dot", &PassesArgument::y_dot},
+               {"x_bar", &PassesArgument::x_bar},
+               {"x_bar_dot", &PassesArgument::x_bar_dot},
+               {"w_bar", &PassesArgument::w_bar},
+               {"w_bar_dot", &PassesArgument::w_bar_dot}});
+  m.def(
+      "passes",
+      [](const ProgramOwner& program, const PassesArgument& argument, bool is_double) {
+        is_double ? run_passes<double>(program, argument) : run_passes<float>(program, argument);
+      },
+      py::arg("program"), py::arg("argument"), py::arg("is_double"),
+      "The four functions of a program, for tests.");
+
+  py::class_<LossPassesArgument> loss_passes(m, "LossPasses");
+  loss_passes.def(py::init<>())
+      .def_readwrite("kind", &LossPassesArgument::kind)
+      .def_readwrite("label_smoothing", &LossPassesArgument::label_smoothing)
+      .def_readwrite("samples", &LossPassesArgument::samples)
+      .def_readwrite("features", &LossPassesArgument::features);
+  def_fields<py::class_<LossPassesArgument>, LossPassesArgument>(
+      loss_passes, {{"prediction", &LossPassesArgument::prediction},
+                    {"labels", &LossPassesArgument::labels},
+                    {"target", &LossPassesArgument::target},
+                    {"weights", &LossPassesArgument::weights},
+                    {"prediction_dot", &LossPassesArgument::prediction_dot},
+                    {"sample_loss", &LossPassesArgument::sample_loss},
+                    {"prediction_bar", &LossPassesArgument::prediction_bar},
+                    {"target_bar", &LossPassesArgument::target_bar},
+                    {"sample_loss_dot", &LossPassesArgument::sample_loss_dot},
+                    {"prediction_bar_dot", &LossPassesArgument::prediction_bar_dot},
+                    {"target_bar_dot", &LossPassesArgument::target_bar_dot}});
+  m.def(
+      "loss_passes",
+      [](const LossPassesArgument& argument, bool is_double) {
+        is_double ? run_loss_passes<double>(argument) : run_loss_passes<float>(argument);
+      },
+      py::arg("argument"), py::arg("is_double"), "A loss and its derivatives, for tests.");
+}
+
+}  // namespace fastmaml

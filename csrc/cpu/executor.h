@@ -1,0 +1,26 @@
+// Runs a call over all its tasks, on a number of threads.
+#pragma once
+
+#include <vector>
+
+#include "../program/call.h"
+
+namespace fastmaml {
+
+// A gradient that is summed over tasks: where it lies in the summed gradients, and where it goes.
+template <class Real>
+struct SummedGradient {
+  Real* to;
+  int64_t offset;
+  int64_t size;
+};
+
+// Results are bitwise the same for any number of threads; so are those of one task whatever the
+// other tasks hold, and sums over tasks are in an order that only their number and size decide.
+template <class Real>
+void run(const Call<Real>& call, const std::vector<SummedGradient<Real>>& summed, int threads);
+
+template <class Real>
+void hessian_vector_products(const Call<Real>& call, int threads);
+
+}  // namespace fastmaml

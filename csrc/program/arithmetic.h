@@ -1,0 +1,83 @@
+// y = a + b, and y = factor x.
+#pragma once
+
+#include "frame.h"
+
+namespace fastmaml::FM_ISA {
+
+struct Add {
+  template <class Team, class Real>
+  static void forward(Team& team, const Op& op, const Operands<Real>& o) {
+    const Real *a = o.x[0], *b = o.x[1];
+    Real* y = o.y;
+    team.each(op.rows * op.in * o.samples, [=](int64_t i) { y[i] = a[i] + b[i]; });
+    team.sync();
+  }
+
+  template <class Team, class Real>
+  static void backward(Team& team, const Op& op, const Operands<Real>& o) {
+    to_inputs(team, op, o, o.y_bar);
+  }
+
+  template <class Team, class Real>
+  static void forward_jvp(Team& team, const Op& op, const Operands<Real>& o) {
+    const Real *a = o.x_dot[0], *b = o.x_dot[1];
+    Real* y = o.y_dot;
+    team.each(op.rows * op.in * o.samples,
+              [=](int64_t i) { y[i] = (a ? a[i] : Real(0)) + (b ? b[i] : Real(0)); });
+    team.sync();
+  }
+
+  template <class Team, class Real>
+  static void backward_jvp(Team& team, const Op& op, const Operands<Real>& o) {
+    to_inputs(team, op, o, o.y_bar_dot);
+  }
+
+ private:
+  // One after the other, since a and b may be the same value.
+  template <class Team, class Real>
+  static void to_inputs(Team& team, const Op& op, const Operands<Real>& o, const Real* y_bar) {
+    for (int input = 0; input < 2; ++input) {
+      Real* x_grad = o.x_grad[input];
+      const bool add = o.add_x[input];
+      if (!x_grad) continue;
+      team.each(op.rows * op.in * o.samples, [=](int64_t i) { put(x_grad + i, y_bar[i], add); });
+    }
+    team.sync();
+  }
+};
+
+struct Scale {
+  template <class Team, class Real>
+  static void forward(Team& team, const Op& op, const Operands<Real>& o) {
+    multiply(team, op, o, o.x[0], o.y, false);
+  }
+
+  template <class Team, class Real>
+  static void backward(Team& team, const Op& op, const Operands<Real>& o) {
+    multiply(team, op, o, o.y_bar, o.x_grad[0], o.add_x[0]);
+  }
+
+  template <class Team, class Real>
+  static void forward_jvp(Team& team, const Op& op, const Operands<Real>& o) {
+    multiply(team, op, o, o.x_dot[0], o.y_dot, false);
+  }
+
+  template <class Team, class Real>
+  static void backward_jvp(Team& team, const Op& op, const Operands<Real>& o) {
+    multiply(team, op, o, o.y_bar_dot, o.x_grad[0], o.add_x[0]);
+  }
+
+ private:
+  template <class Team, class Real>
+  static void multiply(Team& team, const Op& op, const Operands<Real>& o, const Real* from,
+                       Real* to, bool add) {
+    if (!to) return;
+    const Real factor = Real(op.attribute[0]);
+    team.each(op.rows * op.in * o.samples,
+              [=](int64_t i) { put(to + i, from ? factor * from[i] : Real(0), add); });
+    team.sync();
+  }
+};
+
+}  // namespace fastmaml::FM_ISA

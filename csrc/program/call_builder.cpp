@@ -1,0 +1,122 @@
+#include "call_builder.h"
+
+#include <algorithm>
+
+namespace fastmaml {
+namespace {
+
+// Activations of all steps are kept up to this size a team; past it, each step's are computed
+// again in the adjoint, which costs a third more arithmetic.
+constexpr int64_t tape_memory = int64_t{32} << 20;
+
+template <class T>
+T* pointer(Address address) {
+  return reinterpret_cast<T*>(address);
+}
+
+template <class Pointer>
+Pointer const* pointers(const std::vector<Address>& addresses, std::vector<Pointer>& storage) {
+  for (const Address address : addresses) storage.push_back(reinterpret_cast<Pointer>(address));
+  return storage.empty() ? nullptr : storage.data();
+}
+
+template <class Real>
+Samples<Real> samples(const SamplesArgument& a, const std::vector<uint8_t>& wanted) {
+  return {a.count,
+          a.size ? a.size->data() : nullptr,
+          pointer<const Real>(a.x),
+          pointer<const int64_t>(a.labels),
+          pointer<const Real>(a.target),
+          pointer<const Real>(a.weights),
+          pointer<Real>(a.x_grad),
+          pointer<Real>(a.target_grad),
+          pointer<Real>(a.weights_grad),
+          wanted.data()};
+}
+
+}  // namespace
+
+template <class Real>
+CallOwner<Real>::CallOwner(const ProgramOwner& program, const CallArgument& a) {
+  call_.program = program.view();
+  call_.tasks = a.tasks;
+  call_.steps = a.steps;
+  call_.momentum = a.momentum;
+  call_.step_weights = a.step_weights.data();
+  call_.first_order = a.first_order;
+  call_.seed = a.seed;
+  add_parameters(a);
+  add_rates(a);
+  std::vector<bool> shared_wanted;
+  for (size_t slot = 0; slot < parameters_.size(); ++slot) {
+    shared_wanted.push_back(!call_.program.slots[slot].adapted && a.parameters[slot].grad);
+  }
+  active_ = program.wanted(false, std::vector<bool>(shared_wanted.size()));
+  support_wanted_ = program.wanted(a.support.x_grad, shared_wanted);
+  query_wanted_ = program.wanted(a.query.x_grad, shared_wanted);
+  call_.support = samples<Real>(a.support, support_wanted_);
+  call_.query = samples<Real>(a.query, query_wanted_);
+  call_.active = active_.data();
+  call_.output_size = program.output_size();
+  call_.task_loss = pointer<Real>(a.task_loss);
+  call_.prediction = pointer<Real>(a.prediction);
+  call_.adapted = pointers(a.adapted, adapted_);
+  call_.differentiate = a.differentiate;
+  call_.through_steps = a.through_steps;
+  call_.task_loss_bar = pointer<const Real>(a.task_loss_bar);
+  call_.prediction_bar = pointer<const Real>(a.prediction_bar);
+  call_.adapted_bar = pointers(a.adapted_bar, adapted_bar_);
+  call_.vectors = pointers(a.vectors, vectors_);
+  call_.products = pointers(a.products, products_);
+  decide_what_is_kept(a);
+}
+
+template <class Real>
+void CallOwner<Real>::add_parameters(const CallArgument& a) {
+  for (size_t slot = 0; slot < a.parameters.size(); ++slot) {
+    const ParameterArgument& p = a.parameters[slot];
+    parameters_.push_back({pointer<const Real>(p.data), p.per_task,
+                           p.per_task ? pointer<Real>(p.grad) : nullptr,
+                           p.per_task ? -1 : add_summed(p.grad, call_.program.slots[slot].size)});
+  }
+  call_.parameters = parameters_.data();
+}
+
+template <class Real>
+void CallOwner<Real>::add_rates(const CallArgument& a) {
+  for (const RateArgument& r : a.rates) {
+    rates_.push_back(
+        {pointer<const Real>(r.data), r.rows, r.elements, add_summed(r.grad, r.rows * r.elements)});
+  }
+  call_.rates = rates_.data();
+}
+
+template <class Real>
+int64_t CallOwner<Real>::add_summed(Address gradient, int64_t size) {
+  if (!gradient) return -1;
+  const int64_t offset = call_.summed_size;
+  summed_.push_back({pointer<Real>(gradient), offset, size});
+  call_.summed_size += size;
+  return offset;
+}
+
+template <class Real>
+void CallOwner<Real>::decide_what_is_kept(const CallArgument& a) {
+  const bool adjoint = call_.differentiate && call_.through_steps;
+  const bool query_between =
+      a.steps > 0 && std::any_of(a.step_weights.begin(), a.step_weights.end() - 1,
+                                 [](double weight) { return weight != 0; });
+  const bool rate_wanted = std::any_of(rates_.begin(), rates_.end(),
+                                       [](const Rate<Real>& rate) { return rate.grad >= 0; });
+  call_.keep_phi = adjoint && (!call_.first_order || query_between);
+  call_.keep_states = adjoint && rate_wanted;
+  const int64_t tape =
+      2 * int64_t{sizeof(Real)} * call_.steps *
+      (call_.program.frame_sample[1] * call_.support.count + call_.program.frame_task[1]);
+  call_.keep_tape = adjoint && !call_.first_order && tape <= tape_memory;
+}
+
+template class CallOwner<float>;
+template class CallOwner<double>;
+
+}  // namespace fastmaml

@@ -1,0 +1,96 @@
+// Frames: where the numbers of a pass are, and what of them one op reads and writes.
+#pragma once
+
+#include "../team/team.h"
+#include "call.h"
+#include "program.h"
+
+namespace fastmaml::FM_ISA {
+
+// One number for every element of every value, by the layout of `Value`. `input` and `fixed`
+// may be null where a pass has none (tangents: nothing that is fixed has one).
+template <class Real>
+struct Frame {
+  Real* input;
+  Real* fixed;
+  Real* active;
+};
+
+template <class Real>
+FM_HD Real* at(const Frame<Real>& frame, const Value& value, int64_t samples) {
+  if (value.place == Place::input) return frame.input;
+  Real* base = value.place == Place::fixed ? frame.fixed : frame.active;
+  return base ? base + value.sample_offset * samples + value.task_offset : nullptr;
+}
+
+// The current value of every parameter of one task: adapted ones lie together in `adapted`, the
+// others are where the caller has them. Of tangents, `adapted` is all there is.
+template <class Real>
+struct Parameters {
+  const Real* adapted;
+  const Parameter<Real>* others;  // one a slot
+  int64_t task;
+
+  FM_HD const Real* operator()(const Slot* slots, int32_t slot) const {
+    if (slot < 0) return nullptr;
+    if (slots[slot].adapted) return adapted + slots[slot].offset;
+    return others ? others[slot].at(slots[slot], task) : nullptr;
+  }
+};
+
+// Where parameter gradients go: `adapted` is written or added to, the others are added to; null
+// where not wanted.
+template <class Real>
+struct Gradients {
+  Real* adapted;
+  bool add;
+  const Parameter<Real>* others;  // one a slot
+  int64_t task;
+  Real* summed;
+
+  FM_HD Real* operator()(const Slot* slots, int32_t slot) const {
+    if (slots[slot].adapted) return adapted ? adapted + slots[slot].offset : nullptr;
+    return others ? others[slot].gradient(slots[slot], task, summed) : nullptr;
+  }
+};
+
+// Dropout's masks are a function of where they are drawn.
+struct Draw {
+  uint32_t seed;
+  uint32_t task;
+  uint32_t pass;
+};
+
+// What one op reads and writes in one of the four passes. Naming: for y = f(x; w), `_dot` is a
+// tangent, `_bar` a cotangent, `_grad` where a pass writes the cotangent (backward) or the
+// tangent of the cotangent (backward_jvp) of an operand; null tangents are zero, null
+// destinations are not wanted.
+template <class Real>
+struct Operands {
+  int64_t samples;
+  Draw draw;
+  const Real* x[2];
+  const Real* x_dot[2];
+  Real* y;
+  Real* y_dot;
+  const Real* y_bar;
+  const Real* y_bar_dot;
+  Real* x_grad[2];
+  bool add_x[2];  // add to x_grad, or write it
+  const Real* w[2];
+  const Real* w_dot[2];
+  Real* w_grad[2];
+  bool add_w[2];
+  Real* statistics;  // of norms, in the frames of x, x_dot, y_bar and y_bar_dot
+  Real* statistics_dot;
+  Real* statistics_bar;
+  Real* statistics_bar_dot;
+};
+
+// destination = or += value
+template <class Real>
+FM_HD void put(Real* destination, Real value, bool add) {
+  *destination = add ? *destination + value : value;
+}
+
+}  // namespace fastmaml::FM_ISA

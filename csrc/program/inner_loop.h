@@ -1,0 +1,331 @@
+// One task from beginning to end: K inner steps on the support samples, the query loss, and the
+// adjoint recursion back through all of it. With c_k the weight of the query loss at phi_k,
+//
+//   g_k = grad l_s(phi_k)     (phi, s)_{k+1} = update(phi_k, s_k, g_k)
+//   task_loss = sum_k c_k l_q(phi_k)
+//   v_K = c_K grad l_q(phi_K) + cotangents given
+//   u_k = adjoint of g_k in the update;  v_k = v_{k+1} + H_k u_k + c_k grad l_q(phi_k)
+//
+// H_k u_k is the tangent of the gradient along u_k: forward_jvp, then backward_jvp. The same pass
+// gives what u_k contributes to the gradients of all else that the support loss reads: other
+// parameters, samples, targets and weights. No graph is kept, and values that do not change from
+// step to step (fixed) are computed once, forward and backward.
+#pragma once
+
+#include "loss.h"
+#include "network.h"
+#include "update.h"
+#include "workspace.h"
+
+namespace fastmaml::FM_ISA {
+
+template <class Team, class Real>
+class InnerLoop {
+ public:
+  // `memory` has workspace.size numbers, `summed` call.summed_size; all lanes share both.
+  InnerLoop(Team& team, const Call<Real>& call, const Workspace& workspace, Real* memory,
+            Real* summed, int64_t task)
+      : team_(team),
+        call_(call),
+        program_(call.program),
+        ws_(workspace),
+        memory_(memory),
+        summed_(summed),
+        task_(task),
+        support_(team, call.program, call.support.x ? call.support.size_of(task) : 0),
+        query_(team, call.program, call.query.x ? call.query.size_of(task) : 0) {}
+
+  void run() {
+    gather_initial();
+    if (call_.steps > 0) {
+      support_.forward(Place::fixed, support_values(0), parameters(0), support_draw(0));
+    }
+    if (call_.query.x) {
+      query_.forward(Place::fixed, query_values(), parameters(0), query_draw(0));
+    }
+    double loss = 0;
+    for (int64_t k = 0; k < call_.steps; ++k) {
+      if (counts(k)) loss += call_.step_weights[k] * query_loss(k);
+      inner_step(k);
+    }
+    if (call_.query.x) {
+      loss += call_.step_weights[call_.steps] * query_loss(call_.steps);
+      write_prediction();
+    }
+    if (call_.task_loss && team_.rank() == 0) call_.task_loss[task_] = Real(loss);
+    if (call_.adapted) scatter(phi(call_.steps), call_.adapted);
+    if (call_.differentiate) adjoint();
+    team_.sync();
+  }
+
+  // products = H vectors at the initial parameters.
+  void hessian_vector_product() {
+    gather_initial();
+    support_.forward(Place::fixed, support_values(0), parameters(0), support_draw(0));
+    support_gradient(0, nullptr);
+    Real* u = memory_ + ws_.u;
+    Real* v = memory_ + ws_.v;
+    gather(call_.vectors, u);
+    fill_zero(v, program_.adapted_size);
+    team_.sync();
+    add_hessian_product(0, u, v);
+    scatter(v, call_.products);
+    team_.sync();
+  }
+
+ private:
+  // ---- parameters -------------------------------------------------------------------------
+
+  // phi_k. Only the last two are kept where no adjoint needs the others.
+  Real* phi(int64_t k) const {
+    return memory_ + ws_.phi + k % ws_.phi_steps * program_.adapted_size;
+  }
+  // s_{k+1}, or g_k where there is no momentum.
+  Real* state_after(int64_t k) const {
+    return memory_ + ws_.states + k % ws_.state_steps * program_.adapted_size;
+  }
+  Parameters<Real> parameters(int64_t k) const { return {phi(k), call_.parameters, task_}; }
+
+  void gather_initial() {
+    for (int32_t slot = 0; slot < program_.slot_count; ++slot) {
+      const Slot& s = program_.slots[slot];
+      if (!s.adapted) continue;
+      copy(call_.parameters[slot].at(s, task_), phi(0) + s.offset, s.size);
+    }
+    team_.sync();
+  }
+  void gather(const Real* const* slots, Real* to) {
+    for (int32_t slot = 0; slot < program_.slot_count; ++slot) {
+      const Slot& s = program_.slots[slot];
+      if (s.adapted) copy(slots[slot] + task_ * s.size, to + s.offset, s.size);
+    }
+  }
+  void scatter(const Real* from, Real* const* slots) {
+    for (int32_t slot = 0; slot < program_.slot_count; ++slot) {
+      const Slot& s = program_.slots[slot];
+      if (s.adapted && slots[slot]) copy(from + s.offset, slots[slot] + task_ * s.size, s.size);
+    }
+  }
+  void copy(const Real* from, Real* to, int64_t count) {
+    team_.each(count, [=](int64_t i) { to[i] = from[i]; });
+  }
+  void fill_zero(Real* to, int64_t count) {
+    team_.each(count, [=](int64_t i) { to[i] = Real(0); });
+  }
+
+  // ---- frames -----------------------------------------------------------------------------
+
+  static Real* row(Real* base, int64_t task, int64_t size) {
+    return base ? base + task * size : nullptr;
+  }
+  Real* input_of(const Samples<Real>& samples) const {
+    // Frames hold mutable pointers; nothing writes to the frame of values' input.
+    return const_cast<Real*>(samples.x) + task_ * samples.count * input_size();
+  }
+  int64_t input_size() const { return program_.values[0].sample_size; }
+
+  Real* tape(int64_t k) const { return memory_ + ws_.tape + k % ws_.tape_steps * ws_.tape_stride; }
+  Frame<Real> support_values(int64_t k) const {
+    return {input_of(call_.support), memory_ + ws_.support_fixed, tape(k)};
+  }
+  Frame<Real> support_bars(int64_t k) const {
+    return {nullptr, nullptr, tape(k) + ws_.tape_stride / 2};
+  }
+  Frame<Real> support_dots() const { return {nullptr, nullptr, memory_ + ws_.dot}; }
+  Frame<Real> support_bar_dots() const {
+    return {row(call_.support.x_grad, task_, call_.support.count * input_size()),
+            memory_ + ws_.fixed_bars, memory_ + ws_.bar_dot};
+  }
+  Frame<Real> query_values() const {
+    return {input_of(call_.query), memory_ + ws_.query_fixed, memory_ + ws_.query_values};
+  }
+  Frame<Real> query_bars() const {
+    return {row(call_.query.x_grad, task_, call_.query.count * input_size()),
+            memory_ + ws_.query_fixed_bar, memory_ + ws_.query_bars};
+  }
+  const Value& output() const { return program_.values[program_.output]; }
+
+  Draw support_draw(int64_t k) const {
+    return {call_.seed, static_cast<uint32_t>(task_), static_cast<uint32_t>(2 * k)};
+  }
+  Draw query_draw(int64_t k) const {
+    return {call_.seed, static_cast<uint32_t>(task_), static_cast<uint32_t>(2 * k + 1)};
+  }
+
+  // ---- losses -----------------------------------------------------------------------------
+
+  LossInputs<Real> loss_inputs(const Samples<Real>& samples, const Frame<Real>& values) const {
+    const int64_t count = samples.size_of(task_), first = task_ * samples.count;
+    return {program_.label_smoothing,
+            count,
+            call_.output_size,
+            at(values, output(), count),
+            samples.labels ? samples.labels + first : nullptr,
+            samples.target ? samples.target + first * call_.output_size : nullptr,
+            samples.weights ? samples.weights + first : nullptr};
+  }
+  LossGradients<Real> loss_gradients(const Samples<Real>& samples, const Frame<Real>& bars) const {
+    const bool wanted = samples.wanted[program_.output];
+    return {wanted ? at(bars, output(), samples.size_of(task_)) : nullptr,
+            output().place != Place::active,
+            row(samples.target_grad, task_, samples.count * call_.output_size),
+            row(samples.weights_grad, task_, samples.count)};
+  }
+
+  // ---- forward ----------------------------------------------------------------------------
+
+  // Forward and backward on the support samples at phi_k; the gradient goes to `gradient`.
+  void support_gradient(int64_t k, Real* gradient) {
+    const Frame<Real> values = support_values(k), bars = support_bars(k);
+    support_.forward(Place::active, values, parameters(k), support_draw(k));
+    const LossInputs<Real> inputs = loss_inputs(call_.support, values);
+    const LossGradients<Real> to{at(bars, output(), inputs.samples), false, nullptr, nullptr};
+    with_loss(program_.loss, [&](auto layer) { layer.backward(team_, inputs, Real(1), to); });
+    support_.backward(Place::active, values, bars, parameters(k),
+                      {gradient, false, nullptr, task_, nullptr}, call_.active, support_draw(k));
+  }
+
+  void inner_step(int64_t k) {
+    support_gradient(k, state_after(k));
+    const Real* state = call_.momentum != 0 && k > 0 ? state_after(k - 1) : nullptr;
+    Sgd::step(team_, call_, k, phi(k), state, phi(k + 1), state_after(k));
+  }
+
+  // Whether the query loss after k < K steps counts.
+  bool counts(int64_t k) const { return call_.task_loss && call_.step_weights[k] != 0; }
+
+  // The query loss at phi_k, 0 where none is asked for; leaves the query's values behind.
+  double query_loss(int64_t k) {
+    query_.forward(Place::active, query_values(), parameters(k), query_draw(k));
+    if (!call_.task_loss) return 0;
+    const LossInputs<Real> inputs = loss_inputs(call_.query, query_values());
+    Real* sample_loss = memory_ + ws_.sample_loss;
+    with_loss(program_.loss, [&](auto layer) { layer.forward(team_, inputs, sample_loss); });
+    double sum = 0;  // losses of several steps may cancel
+    for (int64_t i = 0; i < inputs.samples; ++i) {
+      sum += static_cast<double>(inputs.weight(i)) * static_cast<double>(sample_loss[i]);
+    }
+    team_.sync();
+    return sum;
+  }
+
+  void write_prediction() {
+    const int64_t count = call_.query.size_of(task_);
+    copy(at(query_values(), output(), count),
+         call_.prediction + task_ * call_.query.count * call_.output_size,
+         count * call_.output_size);
+  }
+
+  // ---- adjoint ----------------------------------------------------------------------------
+
+  void adjoint() {
+    const int64_t K = call_.steps;
+    Real* v = memory_ + ws_.v;
+    Real* r = call_.momentum != 0 ? memory_ + ws_.r : nullptr;
+    Real* u = memory_ + ws_.u;
+    fill_zero(v, program_.adapted_size);
+    if (r) fill_zero(r, program_.adapted_size);
+    clear_fixed_bars();
+    team_.sync();
+    if (call_.adapted_bar) add_adapted_bar(v);
+    if (call_.task_loss_bar || call_.prediction_bar) add_query_gradient(K, v);
+    if (call_.through_steps) {
+      for (int64_t k = K - 1; k >= 0; --k) {
+        Sgd::adjoint(team_, call_, k, state_after(k), v, r, u, summed_);
+        if (!call_.first_order) {
+          if (!call_.keep_tape) support_gradient(k, nullptr);
+          add_hessian_product(k, u, v);
+        }
+        if (call_.task_loss_bar && counts(k)) {
+          query_.forward(Place::active, query_values(), parameters(k), query_draw(k));
+          add_query_gradient(k, v);
+        }
+      }
+    }
+    backward_fixed();
+    for (int32_t slot = 0; slot < program_.slot_count; ++slot) {
+      const Slot& s = program_.slots[slot];
+      Real* to = s.adapted ? call_.parameters[slot].gradient(s, task_, summed_) : nullptr;
+      const Real* from = v + s.offset;
+      if (to) team_.each(s.size, [=](int64_t i) { to[i] += from[i]; });
+    }
+  }
+
+  void add_adapted_bar(Real* v) {
+    for (int32_t slot = 0; slot < program_.slot_count; ++slot) {
+      const Slot& s = program_.slots[slot];
+      if (s.adapted && call_.adapted_bar[slot]) {
+        copy(call_.adapted_bar[slot] + task_ * s.size, v + s.offset, s.size);
+      }
+    }
+    team_.sync();
+  }
+
+  Gradients<Real> gradients(Real* adapted) const {
+    return {adapted, true, call_.parameters, task_, summed_};
+  }
+
+  // Adds the gradient of c_k task_loss_bar l_q(phi_k), and at phi_K of prediction_bar, to v and
+  // to all else that the query reads. The query's values are those of phi_k.
+  void add_query_gradient(int64_t k, Real* v) {
+    const Frame<Real> values = query_values(), bars = query_bars();
+    const LossInputs<Real> inputs = loss_inputs(call_.query, values);
+    LossGradients<Real> to = loss_gradients(call_.query, bars);
+    if (k == call_.steps && call_.prediction_bar && to.prediction) {
+      Real* prediction_grad = to.prediction;
+      const bool add = to.add_prediction;
+      const Real* given = call_.prediction_bar + task_ * call_.query.count * call_.output_size;
+      team_.each(inputs.samples * call_.output_size,
+                 [=](int64_t i) { put(prediction_grad + i, given[i], add); });
+      to.add_prediction = true;
+      team_.sync();
+    }
+    if (call_.task_loss_bar) {
+      const Real seed = call_.task_loss_bar[task_] * Real(call_.step_weights[k]);
+      with_loss(program_.loss, [&](auto layer) { layer.backward(team_, inputs, seed, to); });
+    }
+    query_.backward(Place::active, values, bars, parameters(k), gradients(v), call_.query.wanted,
+                    query_draw(k));
+  }
+
+  // v += H_k u, and the same for all else that the support loss reads.
+  void add_hessian_product(int64_t k, const Real* u, Real* v) {
+    const Frame<Real> values = support_values(k), bars = support_bars(k);
+    const Frame<Real> dots = support_dots(), bar_dots = support_bar_dots();
+    const Parameters<Real> along{u, nullptr, task_};
+    support_.forward_jvp(values, dots, parameters(k), along, support_draw(k));
+    const LossInputs<Real> inputs = loss_inputs(call_.support, values);
+    with_loss(program_.loss, [&](auto layer) {
+      layer.backward_jvp(team_, inputs, at(dots, output(), inputs.samples),
+                         loss_gradients(call_.support, bar_dots));
+    });
+    support_.backward_jvp(values, bars, dots, bar_dots, parameters(k), along, gradients(v),
+                          call_.support.wanted, support_draw(k));
+  }
+
+  void clear_fixed_bars() { fill_zero(memory_ + ws_.fixed_bars, ws_.tape - ws_.fixed_bars); }
+
+  // Takes the cotangents that all steps left on fixed values back to what those depend on.
+  void backward_fixed() {
+    if (call_.steps > 0 && call_.through_steps) {
+      support_.backward(Place::fixed, support_values(0), support_bar_dots(), parameters(0),
+                        gradients(nullptr), call_.support.wanted, support_draw(0));
+    }
+    if (call_.query.x) {
+      query_.backward(Place::fixed, query_values(), query_bars(), parameters(0), gradients(nullptr),
+                      call_.query.wanted, query_draw(0));
+    }
+  }
+
+  Team& team_;
+  const Call<Real>& call_;
+  const Program& program_;
+  const Workspace& ws_;
+  Real* memory_;
+  Real* summed_;
+  int64_t task_;
+  Network<Team, Real> support_;
+  Network<Team, Real> query_;
+};
+
+}  // namespace fastmaml::FM_ISA

@@ -1,0 +1,179 @@
+// The four passes over a program's ops, for one task. Each binds an op's operands from frames
+// and calls the function of its kind.
+#pragma once
+
+#include "activation.h"
+#include "arithmetic.h"
+#include "dropout.h"
+#include "linear.h"
+#include "norm.h"
+
+namespace fastmaml::FM_ISA {
+
+// Calls visit with the struct that has the four functions of a kind of op.
+template <class Visitor>
+FM_HD void with_op(OpKind kind, Visitor visit) {
+  switch (kind) {
+    case OpKind::linear:
+      return visit(Linear{});
+    case OpKind::batch_norm:
+      return visit(BatchNorm{});
+    case OpKind::layer_norm:
+      return visit(RowNorm<true>{});
+    case OpKind::rms_norm:
+      return visit(RowNorm<false>{});
+    case OpKind::relu:
+      return visit(Activation<Relu>{});
+    case OpKind::leaky_relu:
+      return visit(Activation<LeakyRelu>{});
+    case OpKind::elu:
+      return visit(Activation<Elu>{});
+    case OpKind::tanh:
+      return visit(Activation<Tanh>{});
+    case OpKind::sigmoid:
+      return visit(Activation<Sigmoid>{});
+    case OpKind::gelu:
+      return visit(Activation<Gelu>{});
+    case OpKind::gelu_tanh:
+      return visit(Activation<GeluTanh>{});
+    case OpKind::silu:
+      return visit(Activation<Silu>{});
+    case OpKind::softplus:
+      return visit(Activation<Softplus>{});
+    case OpKind::sin:
+      return visit(Activation<Sin>{});
+    case OpKind::dropout:
+      return visit(Dropout{});
+    case OpKind::add:
+      return visit(Add{});
+    case OpKind::scale:
+      return visit(Scale{});
+  }
+}
+
+// A program with the samples of one task bound to it. A pass runs over the ops whose output is
+// of one `place`: fixed or active.
+template <class Team, class Real>
+class Network {
+ public:
+  Network(Team& team, const Program& program, int64_t samples)
+      : team_(team), program_(program), samples_(samples) {}
+
+  // Writes the values.
+  void forward(Place place, const Frame<Real>& values, const Parameters<Real>& parameters,
+               Draw draw) {
+    for (int32_t i = 0; i < program_.op_count; ++i) {
+      const Op& op = program_.ops[i];
+      if (place_of(op) != place) continue;
+      Operands<Real> o = bind(op, values, parameters, draw);
+      with_op(op.kind, [&](auto rule) { rule.forward(team_, op, o); });
+    }
+  }
+
+  // Writes or adds to the cotangents of the values for which `wanted` holds, and to `gradients`.
+  void backward(Place place, const Frame<Real>& values, const Frame<Real>& bars,
+                const Parameters<Real>& parameters, const Gradients<Real>& gradients,
+                const uint8_t* wanted, Draw draw) {
+    for (int32_t i = program_.op_count - 1; i >= 0; --i) {
+      const Op& op = program_.ops[i];
+      if (place_of(op) != place) continue;
+      Operands<Real> o = bind(op, values, parameters, draw);
+      bind_bars(op, o, bars);
+      bind_gradients(op, o, bars, gradients, wanted);
+      with_op(op.kind, [&](auto rule) { rule.backward(team_, op, o); });
+    }
+  }
+
+  // Writes the tangents of the active values, from those of the adapted parameters and, where
+  // dots.input is not null, of the input.
+  void forward_jvp(const Frame<Real>& values, const Frame<Real>& dots,
+                   const Parameters<Real>& parameters, const Parameters<Real>& parameter_dots,
+                   Draw draw) {
+    for (int32_t i = 0; i < program_.op_count; ++i) {
+      const Op& op = program_.ops[i];
+      if (!op.active) continue;
+      Operands<Real> o = bind(op, values, parameters, draw);
+      bind_dots(op, o, dots, parameter_dots);
+      with_op(op.kind, [&](auto rule) { rule.forward_jvp(team_, op, o); });
+    }
+  }
+
+  // The tangent of `backward` over the active ops: writes or adds to the tangents of the
+  // cotangents, and to `gradients`.
+  void backward_jvp(const Frame<Real>& values, const Frame<Real>& bars, const Frame<Real>& dots,
+                    const Frame<Real>& bar_dots, const Parameters<Real>& parameters,
+                    const Parameters<Real>& parameter_dots, const Gradients<Real>& gradients,
+                    const uint8_t* wanted, Draw draw) {
+    for (int32_t i = program_.op_count - 1; i >= 0; --i) {
+      const Op& op = program_.ops[i];
+      if (!op.active) continue;
+      Operands<Real> o = bind(op, values, parameters, draw);
+      bind_bars(op, o, bars);
+      bind_dots(op, o, dots, parameter_dots);
+      o.y_bar_dot = at(bar_dots, program_.values[op.output], samples_);
+      o.statistics_bar_dot = statistics(op, bar_dots);
+      bind_gradients(op, o, bar_dots, gradients, wanted);
+      with_op(op.kind, [&](auto rule) { rule.backward_jvp(team_, op, o); });
+    }
+  }
+
+ private:
+  static Place place_of(const Op& op) { return op.active ? Place::active : Place::fixed; }
+
+  Real* statistics(const Op& op, const Frame<Real>& frame) const {
+    return op.statistics < 0 ? nullptr : at(frame, program_.values[op.statistics], samples_);
+  }
+
+  Operands<Real> bind(const Op& op, const Frame<Real>& values, const Parameters<Real>& parameters,
+                      Draw draw) const {
+    Operands<Real> o{};
+    o.samples = samples_;
+    o.draw = draw;
+    for (int j = 0; j < 2; ++j) {
+      if (op.input[j] >= 0) o.x[j] = at(values, program_.values[op.input[j]], samples_);
+      o.w[j] = parameters(program_.slots, op.parameter[j]);
+    }
+    o.y = at(values, program_.values[op.output], samples_);
+    o.statistics = statistics(op, values);
+    return o;
+  }
+
+  void bind_bars(const Op& op, Operands<Real>& o, const Frame<Real>& bars) const {
+    o.y_bar = at(bars, program_.values[op.output], samples_);
+    o.statistics_bar = statistics(op, bars);
+  }
+
+  void bind_dots(const Op& op, Operands<Real>& o, const Frame<Real>& dots,
+                 const Parameters<Real>& parameter_dots) const {
+    for (int j = 0; j < 2; ++j) {
+      if (op.input[j] >= 0) o.x_dot[j] = at(dots, program_.values[op.input[j]], samples_);
+      o.w_dot[j] = parameter_dots(program_.slots, op.parameter[j]);
+    }
+    o.y_dot = at(dots, program_.values[op.output], samples_);
+    o.statistics_dot = statistics(op, dots);
+  }
+
+  // Cotangents of active values are written by the first op that adds to them; those of other
+  // values gather what every inner step adds.
+  void bind_gradients(const Op& op, Operands<Real>& o, const Frame<Real>& to,
+                      const Gradients<Real>& gradients, const uint8_t* wanted) const {
+    for (int j = 0; j < 2; ++j) {
+      if (op.input[j] >= 0 && wanted[op.input[j]]) {
+        const Value& value = program_.values[op.input[j]];
+        o.x_grad[j] = at(to, value, samples_);
+        o.add_x[j] = value.place != Place::active || !op.first_input[j];
+      }
+      const int32_t slot = op.parameter[j];
+      if (slot >= 0) {
+        o.w_grad[j] = gradients(program_.slots, slot);
+        o.add_w[j] = gradients.add || !program_.slots[slot].adapted || !op.first_parameter[j];
+      }
+    }
+  }
+
+  Team& team_;
+  const Program& program_;
+  int64_t samples_;
+};
+
+}  // namespace fastmaml::FM_ISA

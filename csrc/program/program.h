@@ -1,0 +1,84 @@
+// A program as every executor in C++ sees it: plain arrays, filled on the host by analysis.cpp.
+//
+// A pass over a program (forward, backward, tangents of both) keeps its numbers in a frame. All
+// frames of a program have one layout, so value v has its cotangent, tangent and so on at the
+// same place of other frames. Values are of three places:
+//
+//   input    value 0: the samples themselves
+//   fixed    depends on neither adapted parameters nor dropout: computed once a task
+//   active   everything else: computed anew at every inner step
+#pragma once
+
+#include <cstdint>
+
+namespace fastmaml {
+
+enum class OpKind : int32_t {
+  linear,
+  batch_norm,
+  layer_norm,
+  rms_norm,
+  relu,
+  leaky_relu,
+  elu,
+  tanh,
+  sigmoid,
+  gelu,
+  gelu_tanh,
+  silu,
+  softplus,
+  sin,
+  dropout,
+  add,
+  scale,
+};
+
+enum class LossKind : int32_t { none, mse, cross_entropy, bce_with_logits };
+
+enum class Place : int32_t { input, fixed, active };
+
+struct Value {
+  int64_t sample_size;  // numbers a sample
+  int64_t task_size;    // and numbers a task, beside those
+  Place place;
+  int64_t sample_offset;  // in a frame of n samples it begins at sample_offset * n + task_offset
+  int64_t task_offset;
+};
+
+struct Slot {
+  int64_t size;
+  bool adapted;
+  int64_t offset;  // of an adapted slot in phi
+};
+
+struct Op {
+  OpKind kind;
+  int32_t input[2];      // values; the second only for add
+  int32_t output;        // value
+  int32_t statistics;    // value with two numbers a group, of norms; -1 elsewhere
+  int32_t parameter[2];  // slots: weight, bias; -1 where absent
+  int64_t rows;          // a sample is `rows` rows of
+  int64_t in;            //   `in` numbers and gives rows of
+  int64_t out;           //   `out` numbers
+  double attribute[2];
+  bool active;              // whether its output is an active value
+  bool first_input[2];      // the first in backward order to add to the input's cotangent
+  bool first_parameter[2];  // likewise for the parameter's gradient
+};
+
+struct Program {
+  const Op* ops;
+  const Value* values;
+  const Slot* slots;
+  int32_t op_count;
+  int32_t value_count;
+  int32_t slot_count;
+  int32_t output;           // value
+  int64_t adapted_size;     // numbers in phi
+  int64_t frame_sample[2];  // frame sizes of the fixed and the active values, a sample
+  int64_t frame_task[2];    // and a task
+  LossKind loss;
+  double label_smoothing;
+};
+
+}  // namespace fastmaml

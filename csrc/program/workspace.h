@@ -1,0 +1,33 @@
+// The memory that one team needs for one task at a time: where each part begins, in numbers.
+#pragma once
+
+#include "call.h"
+
+namespace fastmaml {
+
+struct Workspace {
+  int64_t phi;            // [K + 1, P] if every step is kept, else the last two
+  int64_t states;         // [K, P], or the last two: s_{k+1}, which is g_k without momentum
+  int64_t v, r, u;        // [P] each: adjoints of phi, of s, of g
+  int64_t support_fixed;  // frames of the fixed values
+  int64_t query_fixed;
+  int64_t fixed_bars;  // and of their cotangents: the support's, then the query's
+  int64_t query_fixed_bar;
+  int64_t tape;  // [K or 1] times the active values and their cotangents
+  int64_t dot;   // active values' tangents, and those of their cotangents
+  int64_t bar_dot;
+  int64_t query_values;  // active
+  int64_t query_bars;
+  int64_t sample_loss;  // [m]
+  int64_t size;         // of all
+
+  int64_t phi_steps;  // how many phi, and how many states, are kept
+  int64_t state_steps;
+  int64_t tape_steps;
+  int64_t tape_stride;  // between steps; half of it is one frame
+};
+
+template <class Real>
+Workspace plan_workspace(const Call<Real>& call);
+
+}  // namespace fastmaml
