@@ -1,0 +1,92 @@
+"""Lowering: a `Program` as the extension takes it."""
+
+from __future__ import annotations
+
+import math
+import weakref
+
+import torch
+
+from ...program import OP_KINDS, Loss, Op, Program
+from .extension import extension
+
+# Ops with a kernel, and the one that lowering itself removes.
+SUPPORTED_OPS = frozenset({"reshape", *(extension.op_kinds() if extension else ())})
+
+# Kept as long as the Program lives.
+_LOWERED: weakref.WeakKeyDictionary[Program, dict[object, object]] = weakref.WeakKeyDictionary()
+
+
+def lowered(
+    program: Program,
+    adapted: tuple[bool, ...],
+    loss: Loss | None,
+    dtype: torch.dtype,
+    input_active: bool = False,
+) -> object:
+    """The extension's program for a float type; `input_active` gives the input a tangent too."""
+    variants = _LOWERED.setdefault(program, {})
+    key = (adapted, loss, dtype, input_active)
+    if key not in variants:
+        variants[key] = _lower(program, adapted, loss, dtype, input_active)
+    return variants[key]
+
+
+def _lower(
+    program: Program,
+    adapted: tuple[bool, ...],
+    loss: Loss | None,
+    dtype: torch.dtype,
+    input_active: bool,
+) -> object:
+    # A reshaped value is the same numbers: it takes the place of the value it came from.
+    place = list(range(len(program.values)))
+    ops = []
+    for op in program.ops:
+        inputs = [place[value] for value in op.inputs]
+        if op.kind == "reshape":
+            place[op.output] = inputs[0]
+            continue
+        attributes = [
+            # torch's default for rms_norm
+            torch.finfo(dtype).eps if op.attributes[name] is None else op.attributes[name]
+            for name in OP_KINDS[op.kind].attributes
+            if name != "axes"
+        ]
+        ops.append(
+            extension.Op(
+                op.kind,
+                _pair(inputs, -1),
+                op.output,
+                _pair([-1 if slot is None else slot for slot in op.parameters], -1),
+                _row_shape(program, op),
+                _pair(attributes, 0.0),
+            )
+        )
+    return extension.Program(
+        ops,
+        [program.features(value) for value in range(len(program.values))],
+        [(slot.size, adapts) for slot, adapts in zip(program.slots, adapted, strict=True)],
+        place[program.output],
+        "none" if loss is None else loss.kind,
+        0.0 if loss is None else loss.label_smoothing,
+        input_active,
+    )
+
+
+def _pair(items: list, filler: float) -> tuple:
+    return (*items, filler, filler)[:2]
+
+
+def _row_shape(program: Program, op: Op) -> tuple[int, int, int]:
+    """How an op sees a sample: rows, and numbers in a row of its input and of its output."""
+    features = program.features(op.inputs[0])
+    width = features
+    if op.kind == "linear":
+        out, width = program.slots[op.parameters[0]].shape
+        return features // width, width, out
+    if op.kind == "batch_norm":
+        width = program.values[op.inputs[0]][0]  # channels; the rows are positions
+    elif op.kind in ("layer_norm", "rms_norm"):
+        width = math.prod(program.values[op.inputs[0]][-int(op.attributes["axes"]) :])
+    return features // width, width, width
