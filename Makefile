@@ -1,0 +1,78 @@
+# make demo      meta-learn from glyphs, and draw what came of it
+# make test      all tests, of Python and of C++
+# make lint      lint and formatting
+# make sanitize  the native code under the address, undefined-behaviour and thread sanitizers
+# make bench     the speed of the ops and of the matrix products
+#
+# Each makes the virtual environment .venv, and builds what it needs of what has changed.
+
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+
+BIN := .venv/bin
+INSTALL := $(BIN)/pip install --no-build-isolation
+SOURCES := CMakeLists.txt pyproject.toml README.md LICENSE \
+	$(shell find csrc python/fastmaml -type f ! -path '*/__pycache__/*' ! -name '*.so')
+DRIVERS := $(shell find tests/csrc bench/csrc tools -type f)
+CXX_FILES := $(shell find csrc tests/csrc bench/csrc -name '*.h' -o -name '*.cpp')
+# What a Python without sanitizers must load first to run code that has them.
+PRELOAD = $(foreach name,libasan.so libubsan.so libstdc++.so,$(shell $(CXX) -print-file-name=$(name)))
+
+.PHONY: demo test lint sanitize bench clean
+
+demo: .venv/demo.installed
+	$(BIN)/fastmaml demo
+
+test: .venv/test.installed
+	$(BIN)/ctest --test-dir build/release --output-on-failure
+	$(BIN)/python -m pytest
+
+lint: .venv/lint.installed
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/clang-format --dry-run -Werror $(CXX_FILES)
+
+# Python and torch keep memory to their end: leaks are for the C++ tests to find.
+sanitize: .venv/test.installed build/address.built build/thread.built
+	$(BIN)/ctest --test-dir build/thread --output-on-failure
+	$(BIN)/ctest --test-dir build/address --output-on-failure
+	LD_PRELOAD="$(strip $(PRELOAD))" ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=build/address.python \
+		$(BIN)/python -m pytest -k native
+
+bench: .venv/test.installed
+	$(BIN)/python -m pytest bench --benchmark-enable --benchmark-only
+	$(BIN)/cmake --build build/release --target benches
+	for bench in build/release/bench/csrc/gemm_bench_*; do echo "$$bench"; "$$bench"; done
+
+clean:
+	rm -rf .venv build
+
+.venv/ready:
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --upgrade pip
+	$(BIN)/pip install "$(TORCH)"
+	$(BIN)/pip install "scikit-build-core>=0.10" "pybind11>=2.12" "cmake>=3.24" ninja
+	touch $@
+
+.venv/demo.installed: $(SOURCES) | .venv/ready
+	$(INSTALL) ".[demo]" -C build-dir=build/release
+	touch $@
+
+.venv/test.installed: $(SOURCES) $(DRIVERS) | .venv/ready
+	$(INSTALL) ".[test]" -C build-dir=build/release -C cmake.define.FASTMAML_TESTS=ON
+	touch $@
+
+.venv/lint.installed: | .venv/ready
+	$(BIN)/pip install clang-format ruff
+	touch $@
+
+build/address.built: $(SOURCES) $(DRIVERS) | .venv/ready
+	$(INSTALL) . --no-deps --upgrade --target build/address.python -C build-dir=build/address \
+		-C cmake.define.FASTMAML_TESTS=ON -C cmake.define.FASTMAML_SANITIZE=address,undefined
+	touch $@
+
+build/thread.built: $(SOURCES) $(DRIVERS) | .venv/ready
+	$(BIN)/cmake -S . -B build/thread -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja \
+		-DFASTMAML_PYTHON=OFF -DFASTMAML_TESTS=ON -DFASTMAML_SANITIZE=thread
+	$(BIN)/cmake --build build/thread
+	touch $@

@@ -1,0 +1,162 @@
+// Matrix products against plain loops: all layouts, odd sizes, any division among lanes.
+#include "team/gemm.h"
+
+#include "buffer.h"
+#include "check.h"
+
+namespace fastmaml::FM_ISA {
+namespace {
+
+enum class Layout { rows, columns, neither };  // which of them are contiguous
+constexpr Layout layouts[] = {Layout::rows, Layout::columns, Layout::neither};
+
+// A matrix in a buffer that ends with its last element.
+template <class Real>
+struct Matrix {
+  int64_t rows, columns, row_stride, column_stride;
+  Buffer<Real> buffer;
+
+  Matrix(int64_t rows, int64_t columns, Layout layout, uint32_t seed)
+      : rows(rows),
+        columns(columns),
+        row_stride(layout == Layout::rows      ? columns + 3
+                   : layout == Layout::columns ? 1
+                                               : 2),
+        column_stride(layout == Layout::rows      ? 1
+                      : layout == Layout::columns ? rows + 1
+                                                  : 2 * rows + 1),
+        buffer(rows && columns ? (rows - 1) * row_stride + (columns - 1) * column_stride + 1 : 0) {
+    buffer.fill(seed);
+  }
+
+  Real& at(int64_t i, int64_t j) { return buffer[i * row_stride + j * column_stride]; }
+  View<const Real> view() { return {buffer.data(), row_stride, column_stride}; }
+  View<Real> target() { return {buffer.data(), row_stride, column_stride}; }
+};
+
+enum class Init { zero, self, row, column, number };
+
+template <class Real>
+View<const Real> init_view(Init init, Matrix<Real>& c, Matrix<Real>& bias) {
+  switch (init) {
+    case Init::zero:
+      return {nullptr, 0, 0};
+    case Init::self:
+      return c.view();
+    case Init::row:
+      return {bias.buffer.data(), 0, 1};
+    case Init::column:
+      return {bias.buffer.data(), 1, 0};
+    case Init::number:
+      break;
+  }
+  return {bias.buffer.data(), 0, 0};
+}
+
+template <class Real>
+bool near(double expected, Real got, int64_t terms) {
+  const double epsilon = sizeof(Real) == sizeof(float) ? 1.2e-7 : 2.3e-16;
+  return __builtin_fabs(double(got) - expected) <= epsilon * double(2 * terms + 4);
+}
+
+template <class Real>
+void check_product(int64_t m, int64_t n, int64_t k, Layout a_layout, Layout b_layout,
+                   Layout c_layout, Init init, Real alpha) {
+  Matrix<Real> a(m, k, a_layout, 1), b(k, n, b_layout, 2), c(m, n, c_layout, 3);
+  Matrix<Real> bias(m > n ? m : n, 1, Layout::columns, 4);
+  const Matrix<Real> before = c;
+  auto product = [&](Matrix<Real>& to) {
+    return Product<Real>{m,          n, k, alpha, a.view(), b.view(), init_view(init, to, bias),
+                         to.target()};
+  };
+  gemm(product(c), 0, 1);
+
+  Matrix<Real> start = before;
+  const View<const Real> from = init_view(init, start, bias);
+  bool right = true;
+  for (int64_t i = 0; i < m; ++i) {
+    for (int64_t j = 0; j < n; ++j) {
+      double sum = 0;
+      for (int64_t e = 0; e < k; ++e) sum += double(a.at(i, e)) * double(b.at(e, j));
+      const double base = from.data ? *at(from, i, j) : 0;
+      right = right && near(base + double(alpha) * sum, c.at(i, j), k);
+    }
+  }
+  CHECK(right);
+
+  for (int lanes = 2; lanes <= 5; ++lanes) {
+    Matrix<Real> again = before;
+    for (int lane = lanes - 1; lane >= 0; --lane) gemm(product(again), lane, lanes);
+    CHECK(again.buffer.same_bits(c.buffer));
+  }
+
+  Matrix<Real> by_row = before;
+  for (int64_t i = 0; i < m; ++i) {
+    Product<Real> row = product(by_row);
+    row.m = 1;
+    row.a.data += i * row.a.row_stride;
+    row.c.data += i * row.c.row_stride;
+    if (row.init.data) row.init.data += i * row.init.row_stride;
+    gemm(row, 0, 1);
+  }
+  CHECK(by_row.buffer.same_bits(c.buffer));
+}
+
+template <class Real>
+void check_products() {
+  constexpr int64_t sizes[] = {0, 1, 2, 5, 7, 16, 19, 35};
+  constexpr Real alphas[] = {1, Real(-0.25)};
+  uint32_t count = 0;  // goes through the inits and alphas as the shapes go by
+  for (const int64_t m : sizes) {
+    for (const int64_t n : sizes) {
+      for (const int64_t k : sizes) {
+        for (const Layout a : layouts) {
+          for (const Layout b : layouts) {
+            for (const Layout c : layouts) {
+              check_product(m, n, k, a, b, c, static_cast<Init>(count % 5), alphas[count / 5 % 2]);
+              ++count;
+            }
+          }
+        }
+      }
+    }
+  }
+  // Larger than a tile in every direction, and than the cache that decides the order of tiles.
+  check_product(13, 70, 129, Layout::rows, Layout::columns, Layout::rows, Init::row, Real(1));
+  check_product(13, 150, 129, Layout::rows, Layout::rows, Layout::rows, Init::self, Real(1));
+  check_product(150, 13, 129, Layout::columns, Layout::rows, Layout::columns, Init::column,
+                Real(1));
+}
+
+// NaN reaches its own row and column, through a factor of zero as well, and nothing else.
+template <class Real>
+void check_nan() {
+  constexpr int64_t m = 7, n = 21, k = 19;
+  for (const Layout b_layout : layouts) {
+    Matrix<Real> a(m, k, Layout::rows, 1), b(k, n, b_layout, 2), c(m, n, Layout::rows, 3);
+    for (int64_t i = 0; i < m; ++i) a.at(i, 4) = 0;
+    b.at(4, 17) = Real(__builtin_nan(""));
+    a.at(2, 18) = Real(__builtin_nan(""));
+    c.buffer.fill_with(Real(__builtin_nan("")));  // is not read
+    gemm(Product<Real>{m, n, k, Real(1), a.view(), b.view(), {nullptr, 0, 0}, c.target()}, 0, 1);
+    bool right = true;
+    for (int64_t i = 0; i < m; ++i) {
+      for (int64_t j = 0; j < n; ++j) {
+        const bool is_nan = c.at(i, j) != c.at(i, j);
+        right = right && is_nan == (i == 2 || j == 17);
+      }
+    }
+    CHECK(right);
+  }
+}
+
+}  // namespace
+
+void check_gemm() {
+  check_products<float>();
+  check_products<double>();
+  check_nan<float>();
+  check_nan<double>();
+}
+
+}  // namespace fastmaml::FM_ISA

@@ -1,0 +1,196 @@
+// The whole inner loop and its gradients on teams of several threads: nothing may race (under
+// ThreadSanitizer), nothing may read what was not written (memory begins as NaN), and every team
+// must find the same bits as one lane alone.
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <random>
+#include <vector>
+
+#include "check.h"
+#include "cpu/kernels.h"
+#include "cpu/thread_pool.h"
+#include "program/analysis.h"
+#include "program/call_builder.h"
+
+namespace {
+
+using namespace fastmaml;
+
+constexpr int64_t tasks = 2, steps = 3, support = 7, query = 5;
+
+// A program under construction; every op reads the value that was written last.
+struct Network {
+  std::vector<OpDescription> ops;
+  std::vector<int64_t> values;
+  std::vector<SlotDescription> slots;
+
+  int32_t last() const { return static_cast<int32_t>(values.size()) - 1; }
+  int32_t slot(int64_t size, bool adapted) {
+    slots.push_back({size, adapted});
+    return static_cast<int32_t>(slots.size()) - 1;
+  }
+  void op(const char* kind, int64_t rows, int64_t in, int64_t out, int32_t weight = -1,
+          int32_t bias = -1, double a = 0, double b = 0, int32_t other = -1) {
+    const int32_t input = last();
+    values.push_back(rows * out);
+    ops.push_back({kind, {input, other}, last(), {weight, bias}, rows, in, out, {a, b}});
+  }
+};
+
+// Every kind of op, shared and adapted slots, a tied slot, a skip connection and a value that does
+// not change from step to step.
+Network every_op() {
+  Network net;
+  net.values = {2 * 9};
+  net.op("linear", 2, 9, 20, net.slot(20 * 9, false), net.slot(20, false));
+  net.op("tanh", 1, 40, 40);
+  const int32_t square = net.slot(20 * 20, true), bias = net.slot(20, true);
+  net.op("linear", 2, 20, 20, square, bias);
+  net.op("layer_norm", 2, 20, 20, net.slot(20, true), net.slot(20, false), 1e-5);
+  net.op("gelu", 1, 40, 40);
+  const int32_t skip = net.last();
+  net.op("linear", 2, 20, 20, square, bias);
+  net.op("batch_norm", 20, 2, 2, net.slot(2, true), net.slot(2, true), 1e-5);
+  net.op("dropout", 1, 40, 40, -1, -1, 0.25, 0);
+  net.op("add", 1, 40, 40, -1, -1, 0, 0, skip);
+  net.op("rms_norm", 2, 20, 20, net.slot(20, true), -1, 1e-5);
+  net.op("linear", 1, 40, 70, net.slot(70 * 40, true), net.slot(70, true));
+  net.op("batch_norm", 1, 70, 70, net.slot(70, true), net.slot(70, true), 1e-5);
+  for (const char* kind : {"relu", "sigmoid", "silu", "gelu_tanh"}) net.op(kind, 1, 70, 70);
+  net.op("leaky_relu", 1, 70, 70, -1, -1, 0.1);
+  net.op("elu", 1, 70, 70, -1, -1, 1.0);
+  net.op("softplus", 1, 70, 70, -1, -1, 1.0, 20.0);
+  net.op("sin", 1, 70, 70, -1, -1, 2.0);
+  net.op("scale", 1, 70, 70, -1, -1, 1.5);
+  net.op("linear", 1, 70, 3, net.slot(3 * 70, true), net.slot(3, true));
+  return net;
+}
+
+template <class Real>
+class Tensors {
+ public:
+  Address random(int64_t size, double scale, double offset = 0) {
+    std::vector<Real>& tensor = add(size);
+    for (Real& x : tensor) x = Real(offset + scale * normal_(generator_));
+    return address(tensor);
+  }
+  Address zeros(int64_t size) { return address(add(size)); }
+
+  // All numbers of all tensors, in the order in which they were made.
+  std::vector<Real> everything() const {
+    std::vector<Real> all;
+    for (const auto& tensor : tensors_) all.insert(all.end(), tensor.begin(), tensor.end());
+    return all;
+  }
+
+ private:
+  std::vector<Real>& add(int64_t size) { return tensors_.emplace_back(size); }
+  static Address address(std::vector<Real>& tensor) {
+    return reinterpret_cast<Address>(tensor.data());
+  }
+
+  std::vector<std::vector<Real>> tensors_;
+  std::mt19937 generator_{1};
+  std::normal_distribution<double> normal_;
+};
+
+template <class Real>
+SamplesArgument make_samples(Tensors<Real>& tensors, int64_t count, int64_t in, int64_t out,
+                             const std::vector<int64_t>* labels) {
+  SamplesArgument samples;
+  samples.count = count;
+  samples.size = {count, count - 2};
+  samples.x = tensors.random(tasks * count * in, 1);
+  samples.weights = tensors.random(tasks * count, 0.01, 1.0 / count);
+  samples.x_grad = tensors.zeros(tasks * count * in);
+  samples.weights_grad = tensors.zeros(tasks * count);
+  if (labels) {
+    samples.labels = reinterpret_cast<Address>(labels->data());
+  } else {
+    samples.target = tensors.random(tasks * count * out, 0.1, 0.5);
+    samples.target_grad = tensors.zeros(tasks * count * out);
+  }
+  return samples;
+}
+
+// Every number that a call reads or writes, after a team of `size` lanes has run it.
+template <class Real>
+std::vector<Real> run_team(int size, const char* loss, bool keep_tape) {
+  const Network net = every_op();
+  const ProgramOwner program(net.ops, net.values, net.slots, net.last(), loss, 0, false);
+  const std::vector<int64_t> labels(tasks * support, 1);
+  const bool classes = std::strcmp(loss, "cross_entropy") == 0;
+  Tensors<Real> tensors;
+  CallArgument a;
+  a.tasks = tasks;
+  a.steps = steps;
+  a.momentum = 0.5;
+  a.step_weights = {0, 0.5, 0, 1};
+  a.seed = 3;
+  for (const SlotDescription& slot : net.slots) {
+    const bool per_task = slot.adapted && slot.size == 70;
+    const int64_t count = per_task ? tasks * slot.size : slot.size;
+    a.parameters.push_back({tensors.random(count, 0.2), per_task, tensors.zeros(count)});
+    const int64_t elements = slot.size == 20 ? 20 : 1;
+    a.rates.push_back(
+        {tensors.random(2 * elements, 0.01, 0.05), 2, elements, tensors.zeros(2 * elements)});
+    a.adapted.push_back(slot.adapted ? tensors.zeros(tasks * slot.size) : 0);
+    a.adapted_bar.push_back(slot.adapted ? tensors.random(tasks * slot.size, 0.1) : 0);
+  }
+  a.support = make_samples(tensors, support, net.values[0], 3, classes ? &labels : nullptr);
+  a.query = make_samples(tensors, query, net.values[0], 3, classes ? &labels : nullptr);
+  a.task_loss = tensors.zeros(tasks);
+  a.prediction = tensors.zeros(tasks * query * 3);
+  a.task_loss_bar = tensors.random(tasks, 1);
+  a.prediction_bar = tensors.random(tasks * query * 3, 0.1);
+  a.differentiate = a.through_steps = true;
+
+  const CallOwner<Real> owner(program, a);
+  Call<Real> call = owner.call();
+  call.keep_tape = keep_tape;
+  struct Team {
+    const Call<Real>& call;
+    Workspace workspace;
+    int size;
+    TeamShared shared;
+    std::vector<Real> memory, summed;
+  } team{call, plan_workspace(call), size, {}, {}, {}};
+  team.memory.assign(team.workspace.size, std::numeric_limits<Real>::quiet_NaN());
+  team.summed.assign(call.summed_size, Real(0));
+  run_parallel(
+      size,
+      [](void* context, int rank) {
+        Team& team = *static_cast<Team*>(context);
+        for (int64_t task = 0; task < tasks; ++task) {
+          kernels<Real>().run_task({rank, team.size, &team.shared}, team.call, team.workspace,
+                                   team.memory.data(), team.summed.data(), task);
+        }
+      },
+      &team);
+  std::vector<Real> all = tensors.everything();
+  all.insert(all.end(), team.summed.begin(), team.summed.end());
+  return all;
+}
+
+template <class Real>
+void check_loss(const char* loss) {
+  const std::vector<Real> alone = run_team<Real>(1, loss, true);
+  for (const Real x : alone) CHECK(std::isfinite(x));
+  const auto same = [&](const std::vector<Real>& other) {
+    return std::memcmp(alone.data(), other.data(), alone.size() * sizeof(Real)) == 0;
+  };
+  for (const int size : {2, 3, 5}) CHECK(same(run_team<Real>(size, loss, true)));
+  CHECK(same(run_team<Real>(2, loss, false)));
+}
+
+}  // namespace
+
+int main() {
+  for (const char* loss : {"mse", "cross_entropy", "bce_with_logits"}) {
+    check_loss<float>(loss);
+    check_loss<double>(loss);
+  }
+  return failed_checks != 0;
+}
