@@ -284,4 +284,5 @@ def _modes() -> tuple[bool, ...]:
 
 
 def _random_state() -> tuple[object, ...]:
-    return random.getstate(), torch.get_rng_state().numpy().tobytes()
+    # A list, since inside torch.func tensors have no numpy view.
+    return random.getstate(), tuple(torch.get_rng_state().tolist())

@@ -1,0 +1,268 @@
+"""The inner loop of T tasks as functions of tensors: adapt, meta_loss, sgd_step, predict, plan."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .. import checks
+from ..plan import BACKENDS, Plan
+from ..plan import plan as plan_call
+from ..program import InnerLoop, Loss
+from . import losses
+from .arguments import Bound, NamePattern
+from .autograd import Run, eager
+from .calls import AdaptCall, LossCall, PredictCall
+from .losses import LossLike
+from .rates import Rate
+
+
+class MetaLoss(NamedTuple):
+    """The outer loss of T tasks; each part can be differentiated."""
+
+    loss: Tensor
+    """[], the mean or the sum of task_loss."""
+    task_loss: Tensor
+    """[T], sum_k c_k l_q(phi_k) of each task; by default the query loss after the last step."""
+    prediction: Tensor
+    """[T, m, *output] of the query samples after the last step, zero beyond a query size."""
+
+
+@eager
+def adapt(
+    model: nn.Module,
+    support_x: Tensor,
+    support_y: Tensor,
+    *,
+    parameters: Mapping[str, Tensor] | None = None,
+    lr: Rate | Mapping[str, Rate],
+    steps: int = 1,
+    loss: LossLike = "cross_entropy",
+    inner_parameters: NamePattern | None = None,
+    weights: Tensor | None = None,
+    support_size: Sequence[int] | Tensor | None = None,
+    momentum: float = 0.0,
+    first_order: bool = False,
+    seed: int | None = None,
+    backend: str = "auto",
+    expand: bool = True,
+) -> dict[str, Tensor]:
+    """The parameters after `steps` steps of SGD on each task's support samples.
+
+    See the package's docstring for what all functions share.
+
+    Args:
+        model: whose forward pass runs; its own parameters are where `parameters` has none.
+        support_x: [T, n, *sample].
+        support_y: targets, [T, n] int64 classes, or float of the prediction's shape.
+        parameters: initial values by name, [*shape], or [T, *shape] where every task has its own.
+        lr: the rates of the inner steps: a number, a tensor [] or [S], or one a parameter by name
+            (number, [], [*shape], [S, 1, ..., 1] or [S, *shape]; step k reads row min(k, S-1)).
+        steps: K >= 0.
+        loss: "mse", "cross_entropy", "bce_with_logits", or the torch.nn module or function.
+        inner_parameters: names of what is adapted: a pattern as of a shell, several, or a
+            predicate; None: all. What has requires_grad=False in the model never is.
+        weights: [T, n] weights of the samples' losses; None: 1 / the number of samples.
+        support_size: how many samples of each task are real, T integers on the host.
+        momentum: of the inner SGD, without dampening.
+        first_order: take the gradients of the inner loss for constants (FOMAML, Finn et al.
+            2017, section 5.2).
+        seed: of dropout's masks; None: drawn from torch's default generator.
+        backend: "auto", "native" or "reference".
+        expand: give everything the shape [T, *shape], also what all tasks share.
+
+    Returns:
+        Every parameter of the model by name. Those that are adapted are [T, *shape]; those that
+        are not (frozen, not named, unused) keep their value, expanded to [T, *shape] without a
+        copy, or as they were given if `expand` is False.
+
+    Raises:
+        TypeError, ValueError: an argument is not as described above.
+        TraceError: the model is not made of operations that a program has.
+        BackendError: the backend cannot run this call.
+    """
+    bound = Bound(model, "support_x", support_x, parameters)
+    loop = bound.loop(
+        losses.resolve(loss), bound.adapted(inner_parameters), steps, momentum, first_order
+    )
+    support = bound.samples("support", support_x, support_y, weights, support_size, loop.loss)
+    inputs = bound.inputs(bound.rates(lr, loop), support, None, seed)
+    call = AdaptCall(loop, inputs, checks.choice("backend", backend, BACKENDS))
+    adapted = iter(Run.apply(call, *call.tensors(inputs)))
+    result = dict(model.named_parameters()) | dict(parameters or {})
+    for slot, value, flag in zip(loop.program.slots, bound.parameters, loop.adapted, strict=True):
+        result[slot.name] = next(adapted) if flag else value
+    if not expand:
+        return result
+    shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
+    return {
+        name: value if value.dim() > len(shapes[name]) else value.expand(bound.tasks, *value.shape)
+        for name, value in result.items()
+    }
+
+
+@eager
+def meta_loss(
+    model: nn.Module,
+    support_x: Tensor,
+    support_y: Tensor,
+    query_x: Tensor,
+    query_y: Tensor,
+    *,
+    parameters: Mapping[str, Tensor] | None = None,
+    lr: Rate | Mapping[str, Rate],
+    steps: int = 1,
+    loss: LossLike = "cross_entropy",
+    inner_parameters: NamePattern | None = None,
+    weights: Tensor | None = None,
+    query_weights: Tensor | None = None,
+    support_size: Sequence[int] | Tensor | None = None,
+    query_size: Sequence[int] | Tensor | None = None,
+    step_weights: Sequence[float] | None = None,
+    momentum: float = 0.0,
+    first_order: bool = False,
+    reduction: str = "mean",
+    seed: int | None = None,
+    backend: str = "auto",
+) -> MetaLoss:
+    """The query loss of each task after adapting to its support samples (MAML, Finn et al. 2017).
+
+    One run of the executor computes the value and, where a gradient may follow, the gradient of
+    `loss`. A gradient of `task_loss` or `prediction` takes one more run.
+
+    Args:
+        query_x: [T, m, *sample].
+        query_y: targets as of the support, of m samples.
+        query_weights: [T, m] weights of the query samples' losses; None: 1 / their number.
+        query_size: how many query samples of each task are real, T integers on the host.
+        step_weights: c_0..c_K, the weights of the query loss after each step (MAML++, Antoniou
+            et al. 2019, section 4.1); None: the loss after the last step alone.
+        reduction: "mean" or "sum" over tasks.
+
+    The other arguments and the errors are those of `adapt`.
+    """
+    checks.choice("reduction", reduction, ("mean", "sum"))
+    bound = Bound(model, "support_x", support_x, parameters)
+    loop = bound.loop(
+        losses.resolve(loss),
+        bound.adapted(inner_parameters),
+        steps,
+        momentum,
+        first_order,
+        step_weights,
+    )
+    checks.x("query_x", query_x)
+    support = bound.samples("support", support_x, support_y, weights, support_size, loop.loss)
+    query = bound.samples("query", query_x, query_y, query_weights, query_size, loop.loss)
+    inputs = bound.inputs(bound.rates(lr, loop), support, query, seed)
+    call = LossCall(loop, inputs, checks.choice("backend", backend, BACKENDS), reduction)
+    return MetaLoss(*Run.apply(call, *call.tensors(inputs)))
+
+
+def sgd_step(
+    model: nn.Module,
+    support_x: Tensor,
+    support_y: Tensor,
+    *,
+    parameters: Mapping[str, Tensor] | None = None,
+    lr: Rate | Mapping[str, Rate],
+    loss: LossLike = "cross_entropy",
+    inner_parameters: NamePattern | None = None,
+    weights: Tensor | None = None,
+    support_size: Sequence[int] | Tensor | None = None,
+    first_order: bool = False,
+    seed: int | None = None,
+    backend: str = "auto",
+) -> dict[str, Tensor]:
+    """One inner step from `parameters`: `adapt` with steps=1."""
+    return adapt(
+        model,
+        support_x,
+        support_y,
+        parameters=parameters,
+        lr=lr,
+        loss=loss,
+        inner_parameters=inner_parameters,
+        weights=weights,
+        support_size=support_size,
+        first_order=first_order,
+        seed=seed,
+        backend=backend,
+    )
+
+
+@eager
+def predict(
+    model: nn.Module,
+    query_x: Tensor,
+    *,
+    parameters: Mapping[str, Tensor] | None = None,
+    query_size: Sequence[int] | Tensor | None = None,
+    seed: int | None = None,
+    backend: str = "auto",
+) -> Tensor:
+    """What the model says of each task's samples, with parameters of its own where it has them.
+
+    Args:
+        model: whose forward pass runs; its own parameters are where `parameters` has none.
+        query_x: [T, m, *sample].
+        parameters: by name, [*shape], or [T, *shape] as `adapt` returns them.
+        query_size: how many samples of each task are real, T integers on the host.
+        seed: of dropout's masks; None: drawn from torch's default generator.
+        backend: "auto", "native" or "reference".
+
+    Returns:
+        [T, m, *output], zero beyond a query size. Raises what `adapt` raises.
+    """
+    bound = Bound(model, "query_x", query_x, parameters)
+    loop = InnerLoop(bound.program, None, (False,) * len(bound.parameters), steps=0)
+    query = bound.samples("query", query_x, None, None, query_size, None)
+    inputs = bound.inputs(bound.no_rates(), None, query, seed)
+    call = PredictCall(loop, inputs, checks.choice("backend", backend, BACKENDS))
+    return Run.apply(call, *call.tensors(inputs))[0]
+
+
+def plan(
+    model: nn.Module,
+    support_x: Tensor,
+    query_x: Tensor,
+    *,
+    parameters: Mapping[str, Tensor] | None = None,
+    lr: Rate | Mapping[str, Rate],
+    steps: int = 1,
+    loss: LossLike = "cross_entropy",
+    inner_parameters: NamePattern | None = None,
+    momentum: float = 0.0,
+    first_order: bool = False,
+    step_weights: Sequence[float] | None = None,
+    backend: str = "auto",
+) -> Plan:
+    """What `meta_loss` with these arguments would run, why, and at what cost; runs nothing."""
+    bound = Bound(model, "support_x", support_x, parameters)
+    loop = bound.loop(
+        losses.resolve(loss),
+        bound.adapted(inner_parameters),
+        steps,
+        momentum,
+        first_order,
+        step_weights,
+    )
+    checks.x("query_x", query_x)
+    support, query = (
+        bound.samples(role, x, _some_targets(bound, x, loop.loss), None, None, loop.loss)
+        for role, x in (("support", support_x), ("query", query_x))
+    )
+    inputs = bound.inputs(bound.rates(lr, loop), support, query, seed=0)
+    return plan_call(loop, inputs, checks.choice("backend", backend, BACKENDS))
+
+
+def _some_targets(bound: Bound, x: Tensor, loss: Loss) -> Tensor:
+    """Targets that fit, for a call that is not run."""
+    if loss.kind == "cross_entropy":
+        return torch.zeros((), dtype=checks.LABELS, device=bound.device).expand(x.shape[:2])
+    output = bound.program.values[bound.program.output]
+    zero = torch.zeros((), dtype=bound.dtype, device=bound.device)
+    return zero.expand(*x.shape[:2], *output)

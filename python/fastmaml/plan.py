@@ -1,0 +1,188 @@
+"""Chooses the executor of a call, and says what it chose, why, and what the call will cost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType, ModuleType
+
+from . import executors
+from .program import InnerLoop, Inputs, Samples
+
+_EXECUTORS: Mapping[str, ModuleType] = MappingProxyType(
+    {"native": executors.native, "reference": executors.reference}
+)
+"""The fastest first."""
+
+BACKENDS = ("auto", "native", "triton", "reference", "generic")
+"""What `backend` may be."""
+
+
+class BackendError(RuntimeError):
+    """The backend that was asked for cannot run this call; the message says why."""
+
+
+def choose(loop: InnerLoop, inputs: Inputs, backend: str = "auto") -> ModuleType:
+    """The executor that runs a call: the fastest that can, or the one that was asked for.
+
+    Raises:
+        BackendError: it refuses, with its reason; or each does.
+    """
+    names = _EXECUTORS if backend == "auto" else (backend,)
+    refusals = {}
+    for name in names:
+        reason = _refusal(name, loop, inputs)
+        if reason is None:
+            return _EXECUTORS[name]
+        refusals[name] = reason
+    raise BackendError(_list(refusals))
+
+
+def plan(loop: InnerLoop, inputs: Inputs, backend: str = "auto") -> Plan:
+    """What `choose` chooses and the cost of a call with its gradient.
+
+    Raises:
+        BackendError: as `choose` does.
+    """
+    executor = choose(loop, inputs, backend).__name__.rpartition(".")[2]
+    refusals = {}
+    for name in BACKENDS[1:]:
+        reason = _refusal(name, loop, inputs)
+        if name != executor and reason is not None:
+            refusals[name] = reason
+    adapted = sum(
+        slot.size for slot, flag in zip(loop.program.slots, loop.adapted, strict=True) if flag
+    )
+    tasks, support, query = inputs.tasks, _count(inputs.support), _count(inputs.query)
+    number = next(tensor for _, tensor in inputs.tensors(loop.program)).element_size()
+    states = 2 if loop.momentum else 1
+    return Plan(
+        executor=executor,
+        why="the fastest that runs this call" if backend == "auto" else "asked for by name",
+        refusals=MappingProxyType(refusals),
+        tasks=tasks,
+        steps=loop.steps,
+        support=support,
+        query=query,
+        adapted=adapted,
+        parameters=sum(slot.size for slot in loop.program.slots),
+        arithmetic=_arithmetic(loop, tasks, support, query),
+        trajectory_bytes=number * states * (loop.steps + 1) * tasks * adapted,
+        tape_bytes=number * _tape(loop, support, query),
+    )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What runs a call, why, and what it costs. `print` it."""
+
+    executor: str
+    why: str
+    refusals: Mapping[str, str]
+    """Why each of the other backends does not run, by name; those that would are absent."""
+    tasks: int
+    steps: int
+    support: int
+    query: int
+    adapted: int
+    """Numbers that the inner loop adapts, of one task."""
+    parameters: int
+    """Numbers that the model uses."""
+    arithmetic: Mapping[str, int]
+    """Floating-point operations of the matrix products of a call, 2mnk each, by pass."""
+    trajectory_bytes: int
+    """phi_0..phi_K of all tasks, and the momentum beside them."""
+    tape_bytes: int
+    """The largest pass of one task: its values, their cotangents and the tangents of both."""
+
+    def __str__(self) -> str:
+        total = sum(self.arithmetic.values())
+        parts = ", ".join(f"{name} {_flop(count)}" for name, count in self.arithmetic.items())
+        lines = [
+            ("executor", f"{self.executor}: {self.why}"),
+            *(("not", f"{name}: {reason}") for name, reason in self.refusals.items()),
+            (
+                "tasks",
+                f"{self.tasks}, each {self.support} support and {self.query} query samples, "
+                f"{self.steps} inner steps",
+            ),
+            ("adapts", f"{self.adapted:,} of the {self.parameters:,} numbers that the model uses"),
+            ("arithmetic", f"{_flop(total)} a call with its gradient: {parts}"),
+            (
+                "memory",
+                f"trajectory {_size(self.trajectory_bytes)}, "
+                f"tape {_size(self.tape_bytes)} a task in flight",
+            ),
+        ]
+        return "\n".join(f"{label:<11}{text}" for label, text in lines)
+
+
+def _refusal(name: str, loop: InnerLoop, inputs: Inputs) -> str | None:
+    if name in _EXECUTORS:
+        return _EXECUTORS[name].refusal(loop, inputs)
+    return "not part of this version of fastmaml"
+
+
+def _list(refusals: Mapping[str, str]) -> str:
+    reasons = "; ".join(f"backend={name!r}: {reason}" for name, reason in refusals.items())
+    return f"cannot run this call with {reasons}"
+
+
+def _count(samples: Samples | None) -> int:
+    return 0 if samples is None else samples.x.shape[1]
+
+
+def _arithmetic(loop: InnerLoop, tasks: int, support: int, query: int) -> dict[str, int]:
+    """The passes of the mathematics (`program.inner_loop`), none of them run twice.
+
+    A linear op is y = x W^T; one product of its activations and a matrix of its weight's size
+    makes each of: y; the cotangents of x and W; x' W and x W' for the tangent of y; y_bar' W and
+    y_bar W' for that of x_bar; y_bar' x and y_bar x' for that of W_bar.
+    """
+    steps, program = loop.steps, loop.program
+    varies = [False] * len(program.values)  # with an adapted parameter
+    learns = [False] * len(program.values)  # with any parameter
+    forward = backward = query_backward = tangent = 0
+    for op in program.ops:
+        slots = [slot for slot in op.parameters if slot is not None]
+        is_adapted = any(loop.adapted[slot] for slot in slots)
+        x_varies = any(varies[value] for value in op.inputs)
+        x_learns = any(learns[value] for value in op.inputs)
+        if op.kind == "linear":
+            out, width = program.slots[slots[0]].shape
+            product = 2 * out * width * (program.features(op.inputs[0]) // width)
+            forward += product
+            backward += product * (is_adapted + x_varies)
+            query_backward += product * (1 + x_learns)
+            tangent += product * (is_adapted + x_varies)  # y'
+            tangent += product * (1 + x_varies)  # of the weight's cotangent
+            tangent += product * x_learns * (1 + is_adapted)  # of x's
+        varies[op.output] = is_adapted or x_varies
+        learns[op.output] = bool(slots) or x_learns
+    losses = sum(1 for step in range(steps + 1) if loop.step_weight(step))
+    return {
+        "inner steps": tasks * support * steps * (forward + backward),
+        "query loss": tasks * query * losses * (forward + query_backward),
+        "Hessian-vector products": 0 if loop.first_order else tasks * support * steps * tangent,
+    }
+
+
+def _tape(loop: InnerLoop, support: int, query: int) -> int:
+    numbers = sum(math.prod(value) for value in loop.program.values)
+    kinds = 2 if loop.first_order else 4
+    return numbers * max(kinds * support, 2 * query)
+
+
+def _flop(count: int) -> str:
+    for unit, scale in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if count >= scale:
+            return f"{count / scale:.3g} {unit}FLOP"
+    return f"{count} FLOP"
+
+
+def _size(count: int) -> str:
+    for unit, scale in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if count >= scale:
+            return f"{count / scale:.3g} {unit}"
+    return f"{count} B"

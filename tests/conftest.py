@@ -1,0 +1,54 @@
+"""What several test files share."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+import pytest
+import torch
+from fastmaml.executors import native, reference
+from small_problems import Net
+from torch import Tensor, nn
+
+
+@pytest.fixture(params=[reference, native], ids=["reference", "native"])
+def executor(request: pytest.FixtureRequest) -> ModuleType:
+    """Every executor, as a module; native where it is built."""
+    if request.param is native and native.unavailable():
+        pytest.skip(native.unavailable())
+    return request.param
+
+
+@pytest.fixture(params=["reference", "native"])
+def backend(request: pytest.FixtureRequest) -> str:
+    """Every executor, by its name; native where it is built."""
+    if request.param == "native" and native.unavailable():
+        pytest.skip(native.unavailable())
+    return request.param
+
+
+@pytest.fixture
+def model() -> nn.Module:
+    """A small classifier in float64: 4 features, 3 classes, parameters in seven slots."""
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Linear(4, 5), nn.LayerNorm(5), nn.Tanh(), nn.Linear(5, 4, bias=False), nn.SiLU(),
+        nn.Linear(4, 3),
+    ).double()  # fmt: skip
+
+
+@pytest.fixture
+def net() -> Net:
+    torch.manual_seed(0)
+    return Net().double()
+
+
+@pytest.fixture
+def episode() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Support and query of 3 tasks: 5 and 6 samples of 4 features, 3 classes, float64."""
+    generator = torch.Generator().manual_seed(1)
+    support_x = torch.randn(3, 5, 4, generator=generator, dtype=torch.float64)
+    support_y = torch.randint(3, (3, 5), generator=generator)
+    query_x = torch.randn(3, 6, 4, generator=generator, dtype=torch.float64)
+    query_y = torch.randint(3, (3, 6), generator=generator)
+    return support_x, support_y, query_x, query_y
