@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import replace
 from types import ModuleType
 
@@ -22,17 +21,10 @@ from oracle import (
 from programs import Builder, Normal, random_case
 from torch import Tensor
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SEEDS = range(240)
 BLOCK = 20
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Tensors this small only lose time to threads that wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize("start", SEEDS[::BLOCK])

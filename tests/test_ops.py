@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from types import ModuleType
 
 import pytest
@@ -13,18 +12,11 @@ from oracle import apply, largest, sample_losses
 from programs import Builder, Normal
 from torch import Tensor
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SAMPLES = 5
 WHERE = {"seed": 4_000_000_007, "task": 3, "pass_index": 8}
 """The pass whose dropout masks are checked; the seed needs all 32 bits."""
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Tensors this small only lose time to threads that wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def unary(kind: str, *shape: int, to: tuple[int, ...] | None = None, **attributes) -> Program:

@@ -12,28 +12,29 @@ namespace fastmaml {
 FM_FOR_EACH_ISA(FM_DECLARE)
 #undef FM_DECLARE
 
+#define FM_CASE(name) \
+  case Isa::name:     \
+    return name::FM_TABLE;
+
 template <>
 const Kernels<float>& kernels<float>() {
   switch (selected_isa()) {
-#define FM_CASE(name) \
-  case Isa::name:     \
-    return name::kernels_float;
+#define FM_TABLE kernels_float
     FM_FOR_EACH_ISA(FM_CASE)
-#undef FM_CASE
+#undef FM_TABLE
   }
-  return portable::kernels_float;
+  __builtin_unreachable();
 }
 
 template <>
 const Kernels<double>& kernels<double>() {
   switch (selected_isa()) {
-#define FM_CASE(name) \
-  case Isa::name:     \
-    return name::kernels_double;
+#define FM_TABLE kernels_double
     FM_FOR_EACH_ISA(FM_CASE)
-#undef FM_CASE
+#undef FM_TABLE
   }
-  return portable::kernels_double;
+  __builtin_unreachable();
 }
+#undef FM_CASE
 
 }  // namespace fastmaml

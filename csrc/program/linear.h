@@ -15,9 +15,7 @@ struct Linear {
 
   template <class Team, class Real>
   static void forward(Team& team, const Op& op, const Operands<Real>& o) {
-    const int64_t rows = op.rows * o.samples;
-    team.gemm(rows, op.out, op.in, Real(1), In<Real>{o.x[0], op.in, 1}, In<Real>{o.w[0], 1, op.in},
-              In<Real>{o.w[1], 0, 1}, View<Real>{o.y, op.out, 1});
+    product(team, op, o, o.x[0], o.w[0], In<Real>{o.w[1], 0, 1}, o.y);
     team.sync();
   }
 
@@ -31,21 +29,17 @@ struct Linear {
 
   template <class Team, class Real>
   static void forward_jvp(Team& team, const Op& op, const Operands<Real>& o) {
-    const int64_t rows = op.rows * o.samples;
-    View<Real> y{o.y_dot, op.out, 1};
     In<Real> init{o.w_dot[1], 0, 1};
     if (o.x_dot[0]) {
-      team.gemm(rows, op.out, op.in, Real(1), In<Real>{o.x_dot[0], op.in, 1},
-                In<Real>{o.w[0], 1, op.in}, init, y);
+      product(team, op, o, o.x_dot[0], o.w[0], init, o.y_dot);
       init = In<Real>{o.y_dot, op.out, 1};
       team.sync();
     }
     if (o.w_dot[0]) {
-      team.gemm(rows, op.out, op.in, Real(1), In<Real>{o.x[0], op.in, 1},
-                In<Real>{o.w_dot[0], 1, op.in}, init, y);
+      product(team, op, o, o.x[0], o.w_dot[0], init, o.y_dot);
     } else if (!o.x_dot[0]) {
       // Only the bias has a tangent, or nothing has.
-      team.each(rows * op.out,
+      team.each(op.rows * o.samples * op.out,
                 [&](int64_t i) { o.y_dot[i] = o.w_dot[1] ? o.w_dot[1][i % op.out] : Real(0); });
     }
     team.sync();
@@ -63,6 +57,14 @@ struct Linear {
   }
 
  private:
+  // y = init + x w^T
+  template <class Team, class Real>
+  static void product(Team& team, const Op& op, const Operands<Real>& o, const Real* x,
+                      const Real* w, In<Real> init, Real* y) {
+    team.gemm(op.rows * o.samples, op.out, op.in, Real(1), In<Real>{x, op.in, 1},
+              In<Real>{w, 1, op.in}, init, View<Real>{y, op.out, 1});
+  }
+
   template <class Team, class Real>
   static void input_gradient(Team& team, const Op& op, const Operands<Real>& o, const Real* y_bar,
                              const Real* w, bool add) {

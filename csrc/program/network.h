@@ -3,8 +3,8 @@
 #pragma once
 
 #include "activation.h"
-#include "arithmetic.h"
-#include "dropout.h"
+#include "add.h"
+#include "gain.h"
 #include "linear.h"
 #include "norm.h"
 
@@ -43,11 +43,11 @@ FM_HD void with_op(OpKind kind, Visitor visit) {
     case OpKind::sin:
       return visit(Activation<Sin>{});
     case OpKind::dropout:
-      return visit(Dropout{});
+      return visit(Gain<DropoutFactor>{});
     case OpKind::add:
       return visit(Add{});
     case OpKind::scale:
-      return visit(Scale{});
+      return visit(Gain<ScaleFactor>{});
   }
 }
 

@@ -91,55 +91,102 @@ class TeamCpu {
     return {blocks.begin * block, blocks.end * block < count ? blocks.end * block : count};
   }
 
+  // N times `partials` sums that stay in registers.
+  template <int N>
+  struct Sums {
+    using V = Vec<Real>;
+    static constexpr int vectors = partials / V::width;
+    V sums[N][vectors];
+
+    FM_INLINE Sums() {
+      for (auto& row : sums) {
+        for (V& sum : row) sum = V::zero();
+      }
+    }
+
+    // Adds f(l) to the sums l = 0..partials-1.
+    template <class F>
+    FM_INLINE void add_block(F f) {
+#pragma GCC unroll 8
+      for (int v = 0; v < vectors; ++v) {
+        Real terms[N][V::width];
+#pragma GCC ivdep
+#pragma GCC unroll 1  // until it has become vectors
+        for (int l = 0; l < V::width; ++l) {
+          const Terms<Real, N> term = f(v * V::width + l);
+#pragma GCC unroll 4
+          for (int t = 0; t < N; ++t) terms[t][l] = term.value[t];
+        }
+#pragma GCC unroll 4
+        for (int t = 0; t < N; ++t) sums[t][v] = add(sums[t][v], V::load(terms[t]));
+      }
+    }
+
+    // Sum t over all partial sums.
+    FM_INLINE Real total(int t) const {
+      V all = sums[t][0];
+#pragma GCC unroll 8
+      for (int v = 1; v < vectors; ++v) all = add(all, sums[t][v]);
+      return sum(all);
+    }
+
+    FM_INLINE void store(Real (&to)[N][partials]) const {
+      for (int t = 0; t < N; ++t) {
+        for (int v = 0; v < vectors; ++v) sums[t][v].store(to[t] + v * V::width);
+      }
+    }
+  };
+
+  // Whole blocks of elements into partial sums, which are added up last; the rest one by one.
   template <int N, class F, class Sink>
   FM_INLINE void reduce_rows(int64_t groups, int64_t count, F f, Sink sink) {
     const Range mine = part(groups, size_, rank_);
     for (int64_t g = mine.begin; g < mine.end; ++g) {
-      Real sums[N][partials] = {};
+      Terms<Real, N> total = {};
       int64_t e = 0;
-      for (; e + partials <= count; e += partials) {
-#pragma GCC ivdep
-        for (int l = 0; l < partials; ++l) {
-          const Terms<Real, N> terms = f(g, e + l);
-          for (int t = 0; t < N; ++t) sums[t][l] += terms.value[t];
+      if (count >= partials) {
+        Sums<N> sums;
+        for (; e + partials <= count; e += partials) {
+          sums.add_block([&](int l) FM_ALWAYS_INLINE { return f(g, e + l); });
         }
+        for (int t = 0; t < N; ++t) total.value[t] = sums.total(t);
       }
-      const int rest = static_cast<int>(count - e);
-      for (int l = 0; l < rest; ++l) {
-        const Terms<Real, N> terms = f(g, e + l);
-        for (int t = 0; t < N; ++t) sums[t][l] += terms.value[t];
-      }
-      Terms<Real, N> total;
-      for (int t = 0; t < N; ++t) {
-        for (int d = partials / 2; d > 0; d /= 2) {
-          for (int l = 0; l < d; ++l) sums[t][l] += sums[t][l + d];
-        }
-        total.value[t] = sums[t][0];
+      for (; e < count; ++e) {
+        const Terms<Real, N> terms = f(g, e);
+#pragma GCC unroll 4
+        for (int t = 0; t < N; ++t) total.value[t] += terms.value[t];
       }
       sink(g, total);
     }
   }
 
+  // A block of groups at a time, each group's elements one after another.
   template <int N, class F, class Sink>
   FM_INLINE void reduce_columns(int64_t groups, int64_t count, F f, Sink sink) {
     const Range blocks = part(ceil_div(groups, partials), size_, rank_);
-    for (int64_t index = blocks.begin; index < blocks.end; ++index) {
-      const int64_t first = index * partials;
-      const int wide = static_cast<int>(groups - first < partials ? groups - first : partials);
-      Real sums[N][partials] = {};
-      auto add_all = [&](int width) FM_ALWAYS_INLINE {
+    for (int64_t first = blocks.begin * partials; first < blocks.end * partials;
+         first += partials) {
+      const int64_t width = groups - first < partials ? groups - first : partials;
+      Real totals[N][partials] = {};
+      if (width == partials) {
+        Sums<N> sums;
         for (int64_t e = 0; e < count; ++e) {
-#pragma GCC ivdep
-          for (int l = 0; l < width; ++l) {
+          sums.add_block([&](int l) FM_ALWAYS_INLINE { return f(first + l, e); });
+        }
+        sums.store(totals);
+      } else {
+        for (int64_t e = 0; e < count; ++e) {
+          for (int64_t l = 0; l < width; ++l) {
             const Terms<Real, N> terms = f(first + l, e);
-            for (int t = 0; t < N; ++t) sums[t][l] += terms.value[t];
+#pragma GCC unroll 4
+            for (int t = 0; t < N; ++t) totals[t][l] += terms.value[t];
           }
         }
-      };
-      wide == partials ? add_all(partials) : add_all(wide);
-      for (int l = 0; l < wide; ++l) {
+      }
+      for (int64_t l = 0; l < width; ++l) {
         Terms<Real, N> total;
-        for (int t = 0; t < N; ++t) total.value[t] = sums[t][l];
+#pragma GCC unroll 4
+        for (int t = 0; t < N; ++t) total.value[t] = totals[t][l];
         sink(first + l, total);
       }
     }

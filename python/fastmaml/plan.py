@@ -68,7 +68,7 @@ def plan(loop: InnerLoop, inputs: Inputs, backend: str = "auto") -> Plan:
         adapted=adapted,
         parameters=sum(slot.size for slot in loop.program.slots),
         arithmetic=_arithmetic(loop, tasks, support, query),
-        trajectory_bytes=number * states * (loop.steps + 1) * tasks * adapted,
+        trajectory_bytes=number * states * (loop.steps + 1) * adapted,
         tape_bytes=number * _tape(loop, support, query),
     )
 
@@ -92,7 +92,7 @@ class Plan:
     arithmetic: Mapping[str, int]
     """Floating-point operations of the matrix products of a call, 2mnk each, by pass."""
     trajectory_bytes: int
-    """phi_0..phi_K of all tasks, and the momentum beside them."""
+    """phi_0..phi_K of one task, and the momentum beside them."""
     tape_bytes: int
     """The largest pass of one task: its values, their cotangents and the tangents of both."""
 
@@ -111,8 +111,8 @@ class Plan:
             ("arithmetic", f"{_flop(total)} a call with its gradient: {parts}"),
             (
                 "memory",
-                f"trajectory {_size(self.trajectory_bytes)}, "
-                f"tape {_size(self.tape_bytes)} a task in flight",
+                f"a task in flight: trajectory {_size(self.trajectory_bytes)}, "
+                f"largest pass {_size(self.tape_bytes)}",
             ),
         ]
         return "\n".join(f"{label:<11}{text}" for label, text in lines)

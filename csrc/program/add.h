@@ -1,4 +1,4 @@
-// y = a + b, and y = factor x.
+// y = a + b.
 #pragma once
 
 #include "frame.h"
@@ -43,39 +43,6 @@ struct Add {
       if (!x_grad) continue;
       team.each(op.rows * op.in * o.samples, [=](int64_t i) { put(x_grad + i, y_bar[i], add); });
     }
-    team.sync();
-  }
-};
-
-struct Scale {
-  template <class Team, class Real>
-  static void forward(Team& team, const Op& op, const Operands<Real>& o) {
-    multiply(team, op, o, o.x[0], o.y, false);
-  }
-
-  template <class Team, class Real>
-  static void backward(Team& team, const Op& op, const Operands<Real>& o) {
-    multiply(team, op, o, o.y_bar, o.x_grad[0], o.add_x[0]);
-  }
-
-  template <class Team, class Real>
-  static void forward_jvp(Team& team, const Op& op, const Operands<Real>& o) {
-    multiply(team, op, o, o.x_dot[0], o.y_dot, false);
-  }
-
-  template <class Team, class Real>
-  static void backward_jvp(Team& team, const Op& op, const Operands<Real>& o) {
-    multiply(team, op, o, o.y_bar_dot, o.x_grad[0], o.add_x[0]);
-  }
-
- private:
-  template <class Team, class Real>
-  static void multiply(Team& team, const Op& op, const Operands<Real>& o, const Real* from,
-                       Real* to, bool add) {
-    if (!to) return;
-    const Real factor = Real(op.attribute[0]);
-    team.each(op.rows * op.in * o.samples,
-              [=](int64_t i) { put(to + i, from ? factor * from[i] : Real(0), add); });
     team.sync();
   }
 };
