@@ -1,0 +1,6 @@
+"""What fastmaml costs beside what else one could use: run `python -m bench`.
+
+Every contender computes the same meta-gradient of the same workload in a process of its own.
+Its gradient is compared with the float64 plain loop before it is timed, and the contenders are
+timed in turn, round by round, so that whatever slows the machine slows them all.
+"""

@@ -1,0 +1,119 @@
+"""`python -m bench`: the comparison from the command line."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tempfile
+from datetime import datetime
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from . import machine, picture, report
+from .compare import Comparison, compare
+from .contenders import CONTENDERS
+from .worker import Setting
+from .workloads import NOT_YET, WORKLOADS
+
+QUICK = ("sine5", "anil")
+
+
+def main() -> None:
+    """Compares, and writes JSON, Markdown and a picture."""
+    options = _options()
+    torch.set_num_threads(options.threads)
+    setting = Setting(
+        options.device,
+        tuple(sorted(os.sched_getaffinity(0)))[: options.threads],
+        measures_memory=options.memory,
+    )
+    console = Console()
+    described = machine.describe(options.device, setting.cores)
+    where = described["gpu"] or described["cpu"]
+    console.print(f"{where}, {options.threads} threads, commit {described['commit']}")
+    comparisons: list[Comparison] = []
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with (
+        tempfile.TemporaryDirectory() as cache,
+        Progress(*columns, console=console, transient=True) as progress,
+    ):
+        # So that a compiler compiles, whatever ran before; and JAX shares the GPU with the others.
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
+        os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
+        bar = progress.add_task("", total=len(options.workloads))
+        for name in options.workloads:
+            comparison = compare(
+                name,
+                options.contenders,
+                setting,
+                seconds=options.seconds,
+                rounds=options.rounds,
+                limit=options.limit,
+                say=lambda what, name=name: progress.update(bar, description=f"{name}: {what}"),
+            )
+            comparisons.append(comparison)
+            console.print(report.table(comparison, described))
+            progress.advance(bar)
+            _write(comparisons, described, options.out)
+    for note in report.notes(described):
+        console.print(note)
+    console.print(f"Written to {options.out}")
+
+
+def _write(comparisons: list[Comparison], described: dict, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    figures = report.as_json(comparisons, described)
+    (folder / "results.json").write_text(json.dumps(figures, indent=2) + "\n")
+    (folder / "results.md").write_text(report.markdown(comparisons, described))
+    picture.draw(comparisons, described, folder / "speed.png")
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench",
+        description=(
+            "The time, the memory and the exactness of fastmaml's meta-gradients beside those of "
+            "what else one could use."
+        ),
+        epilog="Workloads: "
+        + "; ".join(f"{each.name} ({each.what})" for each in WORKLOADS.values()),
+    )
+    parser.add_argument("workloads", nargs="*", metavar="workload", help="default: all")
+    parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
+    parser.add_argument(
+        "--quick", action="store_true", help=f"{' and '.join(QUICK)}, a few seconds each"
+    )
+    parser.add_argument("--seconds", type=float, help="of timed calls a workload; default: 10")
+    parser.add_argument("--rounds", type=int, default=9, help="turns of each contender")
+    parser.add_argument(
+        "--limit", type=float, default=120, help="seconds to a contender's first gradient"
+    )
+    parser.add_argument("--threads", type=int, help="default: those that torch uses")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--no-memory", dest="memory", action="store_false")
+    parser.add_argument("--out", type=Path, help="default: bench/results/MACHINE-DATE")
+    options = parser.parse_args()
+    unknown = set(options.workloads) - WORKLOADS.keys()
+    if unknown:
+        reasons = {name: NOT_YET.get(name, "there is no such workload") for name in unknown}
+        parser.error("; ".join(f"{name}: {reason}" for name, reason in reasons.items()))
+    available = len(os.sched_getaffinity(0))
+    options.threads = options.threads or min(torch.get_num_threads(), available)
+    if not 1 <= options.threads <= available:
+        parser.error(f"--threads must be 1 to {available}, got {options.threads}")
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: torch sees no CUDA device")
+    options.workloads = options.workloads or (list(QUICK) if options.quick else list(WORKLOADS))
+    options.seconds = options.seconds or (4.0 if options.quick else 10.0)
+    if options.out is None:
+        stamp = f"{datetime.now():%Y-%m-%d-%H%M}"
+        options.out = Path(__file__).parent / "results" / f"{machine.platform.node()}-{stamp}"
+    return options
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,151 @@
+"""The contenders: each makes of a workload a function that computes one meta-gradient.
+
+That is the gradient, by the model's parameters, of the query loss after K inner steps, mean over
+tasks, with second derivatives. Each is written as its own documentation would have a user write
+it, in the fastest form of those that we tried.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from typing import Any
+
+import fastmaml as fm
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad, grad_and_value, vmap
+from torch.nn import functional as F
+
+from .workloads import Workload
+
+Gradients = dict[str, Any]
+Step = Callable[[], Gradients]
+"""Computes the meta-gradient anew: arrays by parameter, of whatever library."""
+
+
+class Unavailable(Exception):
+    """This machine cannot run the contender; the message says why."""
+
+
+_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "mse": F.mse_loss,
+    "cross_entropy": F.cross_entropy,
+}
+
+
+def fastmaml(workload: Workload, device: torch.device, dtype: torch.dtype) -> Step:
+    """`fastmaml.MAML`, forward and backward."""
+    samples = _samples(workload, device, dtype)
+    model = workload.model(dtype).to(device)
+    maml = fm.MAML(model, workload.lr, workload.steps, workload.loss)
+    parameters = dict(model.named_parameters())
+
+    def step() -> Gradients:
+        maml.zero_grad()
+        maml(*samples).loss.backward()
+        return {name: parameter.grad for name, parameter in parameters.items()}
+
+    return step
+
+
+def plain_loop(workload: Workload, device: torch.device, dtype: torch.dtype) -> Step:
+    """Task by task, with create_graph=True; each task's graph is freed by its own backward."""
+    samples = _samples(workload, device, dtype)
+    model = workload.model(dtype).to(device)
+    parameters = dict(model.named_parameters())
+    loss = _LOSSES[workload.loss]
+
+    def step() -> Gradients:
+        model.zero_grad()
+        for support_x, support_y, query_x, query_y in zip(*samples, strict=True):
+            fast = parameters
+            for _ in range(workload.steps):
+                inner = loss(functional_call(model, fast, (support_x,)), support_y)
+                gradients = torch.autograd.grad(inner, list(fast.values()), create_graph=True)
+                fast = {
+                    name: value - workload.lr * gradient
+                    for (name, value), gradient in zip(fast.items(), gradients, strict=True)
+                }
+            outer = loss(functional_call(model, fast, (query_x,)), query_y)
+            (outer / workload.tasks).backward()
+        return {name: parameter.grad for name, parameter in parameters.items()}
+
+    return step
+
+
+def torch_func(workload: Workload, device: torch.device, dtype: torch.dtype) -> Step:
+    """`torch.func`: backward through the mean over vmap of an inner loop of grad."""
+    samples = _samples(workload, device, dtype)
+    model = workload.model(dtype).to(device)
+    parameters = dict(model.named_parameters())
+    meta_loss = _batched_meta_loss(workload, model)
+
+    def step() -> Gradients:
+        model.zero_grad()
+        meta_loss(parameters, *samples).backward()
+        return {name: parameter.grad for name, parameter in parameters.items()}
+
+    return step
+
+
+def torch_compile(workload: Workload, device: torch.device, dtype: torch.dtype) -> Step:
+    """`torch.compile` of the gradient of the loss of `torch_func`, all in one graph."""
+    if device.type == "cpu" and not any(map(shutil.which, ("c++", "g++", "clang++"))):
+        raise Unavailable("torch.compile needs a C++ compiler, and there is none")
+    samples = _samples(workload, device, dtype)
+    model = workload.model(dtype).to(device)
+    parameters = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    gradient = grad_and_value(_batched_meta_loss(workload, model))
+    compiled = torch.compile(gradient, fullgraph=True, dynamic=False)
+    return lambda: compiled(parameters, *samples)[0]
+
+
+def jax_jit(workload: Workload, device: torch.device, dtype: torch.dtype) -> Step:
+    """`jax.jit` of the gradient of the mean over vmap of an inner loop of grad."""
+    try:
+        from . import in_jax
+    except ImportError as error:
+        raise Unavailable(f"JAX cannot be imported: {error}") from error
+    return in_jax.meta_gradient(workload, device.type, dtype)
+
+
+def _samples(workload: Workload, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, ...]:
+    return tuple(tensor.to(device) for tensor in workload.samples(dtype))
+
+
+def _batched_meta_loss(workload: Workload, model: nn.Module) -> Callable[..., Tensor]:
+    """Of initial parameters by name and the samples of all tasks."""
+    loss = _LOSSES[workload.loss]
+
+    def sample_loss(fast: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
+        return loss(functional_call(model, fast, (x,)), y)
+
+    def task_loss(
+        fast: dict[str, Tensor],
+        support_x: Tensor,
+        support_y: Tensor,
+        query_x: Tensor,
+        query_y: Tensor,
+    ) -> Tensor:
+        for _ in range(workload.steps):
+            gradients = grad(sample_loss)(fast, support_x, support_y)
+            fast = {name: fast[name] - workload.lr * gradients[name] for name in fast}
+        return sample_loss(fast, query_x, query_y)
+
+    def meta_loss(initial: dict[str, Tensor], *samples: Tensor) -> Tensor:
+        return vmap(task_loss, (None, 0, 0, 0, 0))(initial, *samples).mean()
+
+    return meta_loss
+
+
+Contender = Callable[[Workload, torch.device, torch.dtype], Step]
+
+CONTENDERS: dict[str, tuple[str, Contender]] = {
+    "fastmaml": ("fastmaml", fastmaml),
+    "plain": ("plain loop", plain_loop),
+    "func": ("torch.func", torch_func),
+    "compile": ("torch.compile", torch_compile),
+    "jax": ("JAX jit", jax_jit),
+}
+"""By the name for the command line: the name for people, and the contender."""

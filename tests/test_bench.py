@@ -1,0 +1,132 @@
+"""The comparison in bench/: that it measures what it says, and judges as it says."""
+
+from __future__ import annotations
+
+import math
+import mmap
+import os
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+
+from bench.compare import Comparison, Result, relative_error
+from bench.contenders import Unavailable, fastmaml, plain_loop, torch_func
+from bench.memory import PeakMemory
+from bench.worker import Setting, Worker
+from bench.workloads import WORKLOADS
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Tensors this small only lose time to threads that wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def result(milliseconds: float, error: float = 1e-7, float64_error: float | None = None) -> Result:
+    return Result(error, float64_error, seconds=[1e-3 * milliseconds])
+
+
+def comparison(**results: Result) -> Comparison:
+    return Comparison(WORKLOADS["sine"], 1, results)
+
+
+def test_relative_error_is_over_the_largest_number():
+    exact = {"a": np.array([1.0, -4.0]), "b": np.array([0.0])}
+    assert relative_error({"a": np.array([1.0, -4.0]), "b": np.array([0.2])}, exact) == 0.05
+
+
+@pytest.mark.parametrize(
+    "gradients",
+    [{}, {"a": np.array([1.0])}, {"a": np.array([1.0, math.nan])}, {"b": np.array([1.0, 2.0])}],
+    ids=["no gradient", "another shape", "not finite", "another name"],
+)
+def test_relative_error_of_what_is_no_such_gradient(gradients: dict[str, np.ndarray]):
+    assert relative_error(gradients, {"a": np.array([1.0, 2.0])}) == math.inf
+
+
+def test_a_wrong_gradient_has_no_ratio_and_is_not_the_best():
+    compared = comparison(fastmaml=result(1), func=result(1.5, error=1e-3), jax=result(3))
+    assert compared.ratio("func") is None
+    assert compared.ratio("jax") == pytest.approx(3)
+    assert compared.best_other() == "jax"
+
+
+def test_our_wrong_gradient_has_no_ratio_either():
+    compared = comparison(fastmaml=result(1, error=1e-3), jax=result(3))
+    assert compared.ratio("jax") is None
+    assert compared.best_other() is None
+
+
+def test_float64_tells_roundings_from_wrong_formulas():
+    assert result(1, error=1e-3, float64_error=1e-12).is_right
+    assert not result(1, error=1e-3, float64_error=1e-3).is_right
+
+
+def test_a_contender_that_did_not_run_has_no_ratio():
+    compared = comparison(fastmaml=result(1), jax=Result(reason="not installed"))
+    assert compared.ratio("jax") is None
+    assert compared.best_other() is None
+
+
+@pytest.mark.parametrize("name", ["sine", "anil", "regress200"])
+def test_contenders_agree_in_float64(name: str):
+    exact, ours, func = (
+        {
+            key: np.asarray(value)
+            for key, value in make(WORKLOADS[name], CPU, torch.float64)().items()
+        }
+        for make in (plain_loop, fastmaml, torch_func)
+    )
+    assert relative_error(ours, exact) < 1e-9
+    assert relative_error(func, exact) < 1e-9
+
+
+def test_samples_are_the_same_in_every_process_and_dtype():
+    single, double = (WORKLOADS["sine"].samples(dtype) for dtype in (torch.float32, torch.float64))
+    for mine, theirs in zip(single, double, strict=True):
+        torch.testing.assert_close(mine.double(), theirs, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="no clear_refs here")
+def test_peak_memory_sees_what_was_held_and_freed():
+    zeros = bytes(32 << 20)
+    memory = PeakMemory(CPU)
+    memory.start()
+    with mmap.mmap(-1, 32 << 20) as block:
+        block.write(zeros)
+    assert memory.peak() == pytest.approx(32 << 20, abs=2 << 20)
+    memory.start()
+    assert memory.peak() < 2 << 20
+
+
+def test_worker_prepares_times_and_stops():
+    worker = Worker("fastmaml", "sine", Setting("cpu", (min(os.sched_getaffinity(0)),)))
+    try:
+        prepared = worker.prepare(limit=120)
+        exact = plain_loop(WORKLOADS["sine"], CPU, torch.float64)()
+        exact = {name: gradient.numpy() for name, gradient in exact.items()}
+        assert relative_error(prepared.gradients, exact) < 1e-5
+        assert 0 < prepared.seconds < prepared.first_seconds
+        times = worker.time(3)
+        assert len(times) == 3
+        assert all(seconds > 0 for seconds in times)
+    finally:
+        worker.stop()
+    with pytest.raises(Unavailable, match="ended"):
+        worker.time(1)
+
+
+def test_worker_that_takes_too_long_is_given_up():
+    worker = Worker("plain", "sine1k", Setting("cpu", (min(os.sched_getaffinity(0)),)))
+    try:
+        with pytest.raises(Unavailable, match="no gradient within 0 s"):
+            worker.prepare(limit=0.01)
+    finally:
+        worker.stop()
