@@ -1,5 +1,7 @@
 #include "executor.h"
 
+#include <sched.h>
+
 #include <algorithm>
 #include <atomic>
 #include <cstdlib>
@@ -14,17 +16,10 @@
 namespace fastmaml {
 namespace {
 
-// Tasks are taken in chunks, each with its own sum of gradients. How many there are depends on
-// nothing but the call's sizes, so that the order of summation does not either: enough to keep
-// many threads busy, unless the sums would be large.
-constexpr int64_t most_chunks = 64, fewest_chunks = 8;
-constexpr int64_t chunk_memory = int64_t{8} << 20;  // bytes, for the sums of all chunks
-
-template <class Real>
-int64_t chunk_count(const Call<Real>& call) {
-  const int64_t bytes = std::max<int64_t>(call.summed_size, 1) * sizeof(Real);
-  return std::min(call.tasks, std::clamp(chunk_memory / bytes, fewest_chunks, most_chunks));
-}
+// Tasks are taken in chunks. A team gathers a chunk's gradients in a sum of its own, which is then
+// added to the result in the order of the chunks. How many there are depends on the number of tasks
+// alone, so that the order of summation does too.
+constexpr int64_t most_chunks = 64;
 
 // Multiply-adds of one task, roughly: what decides whether more threads pay.
 template <class Real>
@@ -62,40 +57,27 @@ class Run {
  public:
   using Kernel = decltype(Kernels<Real>::run_task);
 
-  Run(const Call<Real>& call, Kernel kernel, int threads)
+  Run(const Call<Real>& call, Kernel kernel, const std::vector<SummedGradient<Real>>& gradients,
+      int threads)
       : call_(call),
         kernel_(kernel),
+        gradients_(gradients),
         workspace_(plan_workspace(call)),
-        chunks_(chunk_count(call)),
+        chunks_(std::min(call.tasks, most_chunks)),
         threads_(divide(call, chunks_, threads)),
         shared_(std::make_unique<TeamShared[]>(threads_.teams)),
-        stride_((workspace_.size + 15) / 16 * 16),
-        memory_((threads_.teams * stride_ + chunks_ * call.summed_size) * sizeof(Real)) {}
+        stride_(workspace_.size + (call.summed_size + 15) / 16 * 16),
+        memory_(threads_.teams * stride_ * sizeof(Real)) {}
 
   void tasks() {
-    parallel(threads_.teams * threads_.lanes,
-             [](void* self, int index) { static_cast<Run*>(self)->lane(index); });
-  }
-
-  // Adds up what the chunks gathered, in their order.
-  void reduce(const std::vector<SummedGradient<Real>>& gradients) {
-    gradients_ = &gradients;
-    const bool large = chunks_ * call_.summed_size > 1 << 17;
-    reducers_ = large ? threads_.teams * threads_.lanes : 1;
-    parallel(reducers_, [](void* self, int index) { static_cast<Run*>(self)->reduce_part(index); });
+    const int threads = threads_.teams * threads_.lanes;
+    if (threads == 1) return lane(0);
+    run_parallel(
+        threads, [](void* self, int index) { static_cast<Run*>(self)->lane(index); }, this);
   }
 
  private:
-  void parallel(int threads, void (*function)(void*, int)) {
-    if (threads > 1) {
-      run_parallel(threads, function, this);
-    } else {
-      function(this, 0);
-    }
-  }
-
   Real* workspace(int team) { return memory_.as<Real>() + team * stride_; }
-  Real* sums(int64_t chunk) { return workspace(threads_.teams) + chunk * call_.summed_size; }
 
   void lane(int index) {
     const int team = index / threads_.lanes;
@@ -103,7 +85,7 @@ class Run {
     // Lanes of a team must agree on their chunks, so there these are dealt out beforehand.
     int64_t chunk = lane.size == 1 ? next_chunk_.fetch_add(1) : team;
     while (chunk < chunks_) {
-      Real* summed = sums(chunk);
+      Real* summed = workspace(team) + workspace_.size;
       if (lane.rank == 0) std::fill_n(summed, call_.summed_size, Real(0));
       const int64_t first = call_.tasks * chunk / chunks_;
       const int64_t last = call_.tasks * (chunk + 1) / chunks_;
@@ -114,25 +96,33 @@ class Run {
         portable::TeamCpu<Real>(lane.rank, lane.size, lane.shared).sync();
         kernel_(lane, call_, workspace_, workspace(team), summed, task);
       }
+      if (lane.rank == 0) add_to_result(chunk, summed);
       chunk = lane.size == 1 ? next_chunk_.fetch_add(1) : chunk + threads_.teams;
     }
   }
 
-  void reduce_part(int index) {
-    for (const SummedGradient<Real>& gradient : *gradients_) {
-      const int64_t first = gradient.size * index / reducers_;
-      const int64_t count = gradient.size * (index + 1) / reducers_ - first;
-      Real* to = gradient.to + first;
-      std::copy_n(sums(0) + gradient.offset + first, count, to);
-      for (int64_t chunk = 1; chunk < chunks_; ++chunk) {
-        const Real* from = sums(chunk) + gradient.offset + first;
-        for (int64_t i = 0; i < count; ++i) to[i] += from[i];
+  // Waits until all chunks before this one have been added. They are all under way, since chunks
+  // begin in their order.
+  void add_to_result(int64_t chunk, const Real* summed) {
+    if (gradients_.empty()) return;
+    for (int spins = 0; added_.load(std::memory_order_acquire) != chunk;) {
+      if (++spins > 2000) sched_yield();
+    }
+    for (const SummedGradient<Real>& gradient : gradients_) {
+      const Real* from = summed + gradient.offset;
+      Real* to = gradient.to;
+      if (chunk == 0) {
+        std::copy_n(from, gradient.size, to);
+      } else {
+        for (int64_t i = 0; i < gradient.size; ++i) to[i] += from[i];
       }
     }
+    added_.store(chunk + 1, std::memory_order_release);
   }
 
   const Call<Real>& call_;
   Kernel kernel_;
+  const std::vector<SummedGradient<Real>>& gradients_;
   Workspace workspace_;
   int64_t chunks_;
   Threads threads_;
@@ -140,8 +130,7 @@ class Run {
   int64_t stride_;
   Memory memory_;
   std::atomic<int64_t> next_chunk_{0};
-  const std::vector<SummedGradient<Real>>* gradients_ = nullptr;
-  int reducers_ = 1;
+  std::atomic<int64_t> added_{0};  // chunks that the result holds
   // For tests: a read of memory that was not written shows as NaN.
   bool poison_ = std::getenv("FASTMAML_POISON") != nullptr;
 };
@@ -150,14 +139,13 @@ class Run {
 
 template <class Real>
 void run(const Call<Real>& call, const std::vector<SummedGradient<Real>>& summed, int threads) {
-  Run<Real> run(call, kernels<Real>().run_task, threads);
-  run.tasks();
-  run.reduce(summed);
+  Run<Real>(call, kernels<Real>().run_task, summed, threads).tasks();
 }
 
 template <class Real>
 void hessian_vector_products(const Call<Real>& call, int threads) {
-  Run<Real>(call, kernels<Real>().hessian_vector_product, threads).tasks();
+  const std::vector<SummedGradient<Real>> none;
+  Run<Real>(call, kernels<Real>().hessian_vector_product, none, threads).tasks();
 }
 
 template void run(const Call<float>&, const std::vector<SummedGradient<float>>&, int);

@@ -34,8 +34,8 @@ Workspace plan_workspace(const Call<Real>& call) {
   };
   Workspace ws{};
   ws.phi_steps = call.keep_phi ? call.steps + 1 : std::min<int64_t>(call.steps + 1, 2);
-  ws.state_steps = call.keep_states ? call.steps : std::min<int64_t>(call.steps, 2);
-  ws.state_steps = std::max<int64_t>(ws.state_steps, 1);
+  const int64_t last_states = call.momentum != 0 ? 2 : 1;
+  ws.state_steps = std::max<int64_t>(call.keep_states ? call.steps : last_states, 1);
   ws.tape_steps = call.keep_tape ? std::max<int64_t>(call.steps, 1) : 1;
   ws.tape_stride = (active(n) + 15) / 16 * 32;
 
@@ -46,16 +46,16 @@ Workspace plan_workspace(const Call<Real>& call) {
   const int64_t adjoint = call.differentiate || call.vectors ? p : 0;
   ws.v = layout.add(adjoint);
   ws.r = layout.add(call.momentum != 0 ? adjoint : 0);
-  ws.u = layout.add(adjoint);
+  // Where no state is kept for the adjoint, its place is free by then.
+  ws.u = call.keep_states ? layout.add(adjoint) : ws.states;
   ws.support_fixed = layout.add(fixed(n));
   ws.query_fixed = layout.add(fixed(m));
   ws.fixed_bars = layout.add(fixed(n));
   ws.query_fixed_bar = layout.add(fixed(m));
   ws.tape = layout.add(ws.tape_steps * ws.tape_stride);
-  ws.dot = layout.add(adjoint ? active(n) : 0);
-  ws.bar_dot = layout.add(adjoint ? active(n) : 0);
-  ws.query_values = layout.add(active(m));
-  ws.query_bars = layout.add(adjoint ? active(m) : 0);
+  const int64_t tangents = adjoint ? active(n) : 0;
+  ws.dot = ws.query_values = layout.add(std::max(tangents, active(m)));
+  ws.bar_dot = ws.query_bars = layout.add(adjoint ? std::max(tangents, active(m)) : 0);
   ws.sample_loss = layout.add(m);
   ws.size = layout.size();
   return ws;

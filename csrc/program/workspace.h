@@ -8,16 +8,16 @@ namespace fastmaml {
 struct Workspace {
   int64_t phi;            // [K + 1, P] if every step is kept, else the last two
   int64_t states;         // [K, P], or the last two: s_{k+1}, which is g_k without momentum
-  int64_t v, r, u;        // [P] each: adjoints of phi, of s, of g
+  int64_t v, r, u;        // [P] each: adjoints of phi, of s, of g; u may lie where states do
   int64_t support_fixed;  // frames of the fixed values
   int64_t query_fixed;
   int64_t fixed_bars;  // and of their cotangents: the support's, then the query's
   int64_t query_fixed_bar;
   int64_t tape;  // [K or 1] times the active values and their cotangents
-  int64_t dot;   // active values' tangents, and those of their cotangents
-  int64_t bar_dot;
-  int64_t query_values;  // active
-  int64_t query_bars;
+  // Active values' tangents and those of their cotangents; in the same place, since no Hessian
+  // product comes between the query's forward and backward pass, those passes' frames.
+  int64_t dot, query_values;
+  int64_t bar_dot, query_bars;
   int64_t sample_loss;  // [m]
   int64_t size;         // of all
 
