@@ -24,7 +24,7 @@ class Settings:
     shot: int = 1
     query: int = 3
     """Query samples of a class."""
-    iterations: int = 2400
+    iterations: int = 1500
     """Meta-batches of training."""
     ordinary_iterations: int = 500
     """Batches of ordinary training: with twice as many it does worse on the validation letters."""
