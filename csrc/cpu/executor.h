@@ -16,7 +16,7 @@ struct SummedGradient {
 };
 
 // Results are bitwise the same for any number of threads; so are those of one task whatever the
-// other tasks hold, and sums over tasks are in an order that only their number and size decide.
+// other tasks hold, and sums over tasks are in an order that the number of tasks alone decides.
 template <class Real>
 void run(const Call<Real>& call, const std::vector<SummedGradient<Real>>& summed, int threads);
 

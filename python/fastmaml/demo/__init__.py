@@ -45,7 +45,10 @@ def run(settings: Settings, data: Data, display: Display) -> Report:
         (Learner(model, settings.inner_lr, k) for k in sorted({settings.steps, 3, 5, 10, 20})),
         data.validation,
     )
-    tuned = best(fine_tuned(ordinary, settings.way), data.validation)
+    tuned = tuple(
+        best(fine_tuned(ordinary, settings.way, keep_statistics=keep), data.validation)
+        for keep in (False, True)
+    )
 
     display.say("testing")
     report = Report(
@@ -54,8 +57,8 @@ def run(settings: Settings, data: Data, display: Display) -> Report:
         plan=plan,
         threads=torch.get_num_threads(),
         nearest_image=nearest_image_accuracy(data.test),
-        ordinary=accuracy(tuned, data.test),
-        ordinary_learner=tuned,
+        ordinary=tuple(accuracy(learner, data.test) for learner in tuned),
+        ordinary_learners=tuned,
         ordinary_classes=ordinary[-1].out_features,
         ordinary_seconds=ordinary_seconds,
         before=accuracy(before, data.test),

@@ -41,19 +41,18 @@ def train_classifier(
     return model, time.perf_counter() - start
 
 
-def fine_tuned(model: nn.Sequential, classes: int) -> Iterator[Learner]:
+def fine_tuned(model: nn.Sequential, classes: int, *, keep_statistics: bool) -> Iterator[Learner]:
     """The ways to fine-tune a trained net to a few images of new classes.
 
     Its head is replaced by zeros, which prefer no class. BatchNorm takes the statistics of the
-    images at hand, as in MAML, or keeps those of training, as is usual.
+    images at hand, as in MAML, or keeps those of training, as is usual elsewhere.
     """
-    own = _with_new_head(model, classes)
-    kept = _with_new_head(_with_kept_statistics(model), classes)
-    for net, note in ((own, "statistics of the task"), (kept, "statistics of training")):
-        for names in (f"{len(net) - 1}.*", "*"):
-            for lr in (0.03, 0.1, 0.3):
-                for steps in (5, 20):
-                    yield Learner(net, lr, steps, names, note)
+    net = _with_new_head(_with_kept_statistics(model) if keep_statistics else model, classes)
+    note = "statistics of training" if keep_statistics else "statistics of the task"
+    for names in (f"{len(net) - 1}.*", "*"):
+        for lr in (0.03, 0.1, 0.3):
+            for steps in (5, 20):
+                yield Learner(net, lr, steps, names, note)
 
 
 def _draw(letters: ClassDataset, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:

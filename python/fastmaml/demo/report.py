@@ -23,8 +23,10 @@ class Report:
     plan: Plan
     threads: int
     nearest_image: Accuracy
-    ordinary: Accuracy
-    ordinary_learner: Learner
+    ordinary: tuple[Accuracy, ...]
+    """Of each of `ordinary_learners`."""
+    ordinary_learners: tuple[Learner, ...]
+    """The best with BatchNorm by the task, as MAML has it, and with that of training."""
     ordinary_classes: int
     """What it was trained to tell apart."""
     ordinary_seconds: float
@@ -55,7 +57,10 @@ class Report:
         accuracies = (
             ("chance", f"{100 * self.chance:.1f}%", ""),
             ("nearest image", str(self.nearest_image), "pixel by pixel, nothing learned"),
-            ("ordinary training", str(self.ordinary), str(self.ordinary_learner)),
+            *(
+                ("ordinary training", str(value), str(learner))
+                for value, learner in zip(self.ordinary, self.ordinary_learners, strict=True)
+            ),
             ("MAML, not adapted", str(self.before), ""),
             ("MAML", str(self.maml), str(self.maml_learner)),
         )
