@@ -132,10 +132,14 @@ def test_kept_statistics_are_those_of_evaluation(letters):
     torch.manual_seed(0)
     model = classifier(9)
     model(letters.inputs)  # in training: running statistics
-    learners = list(fine_tuned(model, 3))
-    kept = learners[-1].model
+    by_task, kept = (
+        [learner.model for learner in fine_tuned(model, 3, keep_statistics=keep)]
+        for keep in (False, True)
+    )
+    assert len({*by_task, *kept}) == 2
+    kept = kept[0]
+    assert any(isinstance(layer, torch.nn.BatchNorm1d) for layer in by_task[0])
     assert not any(isinstance(layer, torch.nn.BatchNorm1d) for layer in kept)
-    assert len({learner.model for learner in learners}) == 2
     x = letters.inputs[:7]
     torch.testing.assert_close(kept[:-1](x), model.eval()[:-1](x))
     assert kept(x).count_nonzero() == 0
@@ -146,9 +150,10 @@ def test_fine_tuning_learns_a_task(letters):
     model = classifier(9)
     model(letters.inputs)
     episodes = letters.episodes(3, 1, 2, tasks=20).sample()
-    learners = list(fine_tuned(model, 3))
-    assert max(accuracy(learner, [episodes]).mean for learner in learners) > 0.9
-    assert accuracy(dataclasses.replace(learners[0], steps=0), [episodes]).mean == 1 / 3
+    for keep in (False, True):
+        learners = list(fine_tuned(model, 3, keep_statistics=keep))
+        assert max(accuracy(learner, [episodes]).mean for learner in learners) > 0.9
+        assert accuracy(dataclasses.replace(learners[0], steps=0), [episodes]).mean == 1 / 3
     assert nearest_image_accuracy([episodes]).mean == 1
 
 
