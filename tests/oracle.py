@@ -17,7 +17,7 @@ from fastmaml.program import Cotangents, InnerLoop, Inputs, Loss, Outputs, Progr
 from torch import Tensor
 from torch.nn import functional as F
 
-FUNCTIONS: dict[str, Callable[..., Tensor]] = {
+TORCH_FUNCTIONS: dict[str, Callable[..., Tensor]] = {
     "linear": F.linear,
     "batch_norm": lambda x, w, b, eps: F.batch_norm(x, None, None, gain(w, b), b, True, eps=eps),
     "layer_norm": lambda x, w, b, axes, eps: F.layer_norm(x, x.shape[-axes:], gain(w, b), b, eps),
@@ -63,7 +63,7 @@ def apply(
             p, stream = op.attributes["p"], op.attributes["stream"]
             y = operands[0] * dropout_factor(operands[0], p, (seed, task, stream, pass_index))
         else:
-            y = FUNCTIONS[op.kind](*operands, **op.attributes)
+            y = TORCH_FUNCTIONS[op.kind](*operands, **op.attributes)
         values[op.output] = y
     return values[program.output]
 

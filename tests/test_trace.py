@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import operator
 from collections.abc import Callable
 
 import pytest
@@ -11,45 +10,11 @@ import torch
 import torch.nn.functional as F
 from fastmaml.nn import Sin
 from fastmaml.program import OP_KINDS, Op, Program, TraceError, trace
+from oracle import TORCH_FUNCTIONS
 from torch import Tensor, nn
 from traced_models import Doubled, function, kinds, names
 
 N = 6
-
-
-# --- what a program means, in plain torch ---------------------------------------------------------
-
-
-def _layer_norm(x: Tensor, weight, bias, *, axes: int, eps: float) -> Tensor:
-    return F.layer_norm(x, x.shape[-axes:], weight, bias, eps)
-
-
-def _rms_norm(x: Tensor, weight, *, axes: int, eps: float | None) -> Tensor:
-    return F.rms_norm(x, x.shape[-axes:], weight, eps)
-
-
-def _batch_norm(x: Tensor, weight, bias, *, eps: float) -> Tensor:
-    return F.batch_norm(x, None, None, weight, bias, training=True, eps=eps)
-
-
-MEANING: dict[str, Callable[..., Tensor]] = {
-    "linear": F.linear,
-    "batch_norm": _batch_norm,
-    "layer_norm": _layer_norm,
-    "rms_norm": _rms_norm,
-    "relu": torch.relu,
-    "leaky_relu": lambda x, slope: F.leaky_relu(x, slope),
-    "elu": F.elu,
-    "tanh": torch.tanh,
-    "sigmoid": torch.sigmoid,
-    "gelu": F.gelu,
-    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
-    "silu": F.silu,
-    "softplus": F.softplus,
-    "sin": lambda x, frequency: torch.sin(frequency * x),
-    "add": operator.add,
-    "scale": lambda x, factor: factor * x,
-}
 
 
 def run(program: Program, model: nn.Module, x: Tensor) -> Tensor:
@@ -63,7 +28,7 @@ def run(program: Program, model: nn.Module, x: Tensor) -> Tensor:
         if op.kind == "reshape":
             y = operands[0].reshape(len(x), *program.values[op.output])
         else:
-            y = MEANING[op.kind](*operands, **op.attributes)
+            y = TORCH_FUNCTIONS[op.kind](*operands, **op.attributes)
         assert y.shape == (len(x), *program.values[op.output]), op
         values[op.output] = y
     return values[program.output]
