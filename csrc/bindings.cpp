@@ -1,4 +1,5 @@
-// The extension module: tensors come as addresses, checked and kept alive by the Python side.
+// The extension module. A call is described once for all calls of the same shapes; its tensors come
+// as a table of addresses, checked and kept alive by the Python side.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -15,8 +16,9 @@ namespace fastmaml {
 namespace {
 
 template <class Real>
-void run_as(const ProgramOwner& program, const CallArgument& argument, int threads) {
-  const CallOwner<Real> owner(program, argument);
+void run_as(const ProgramOwner& program, const CallArgument& argument,
+            const std::vector<Address>& addresses, uint32_t seed, int threads) {
+  const CallOwner<Real> owner(program, argument, addresses, seed);
   if (argument.vectors.empty()) {
     run(owner.call(), owner.summed(), threads);
   } else {
@@ -30,9 +32,8 @@ std::vector<std::string> supported_isa_names() {
   return names;
 }
 
-template <class Class, class Argument>
-void def_fields(Class& c,
-                std::initializer_list<std::pair<const char*, Address Argument::*>> fields) {
+template <class Class, class Argument, class Field>
+void def_fields(Class& c, std::initializer_list<std::pair<const char*, Field Argument::*>> fields) {
   for (const auto& [name, field] : fields) c.def_readwrite(name, field);
 }
 
@@ -74,7 +75,7 @@ PYBIND11_MODULE(_native, m) {
   samples.def(py::init<>())
       .def_readwrite("count", &SamplesArgument::count)
       .def_readwrite("size", &SamplesArgument::size);
-  def_fields<py::class_<SamplesArgument>, SamplesArgument>(
+  def_fields<py::class_<SamplesArgument>, SamplesArgument, Ref>(
       samples, {{"x", &SamplesArgument::x},
                 {"labels", &SamplesArgument::labels},
                 {"target", &SamplesArgument::target},
@@ -90,7 +91,6 @@ PYBIND11_MODULE(_native, m) {
       .def_readwrite("momentum", &CallArgument::momentum)
       .def_readwrite("step_weights", &CallArgument::step_weights)
       .def_readwrite("first_order", &CallArgument::first_order)
-      .def_readwrite("seed", &CallArgument::seed)
       .def_readwrite("support", &CallArgument::support)
       .def_readwrite("query", &CallArgument::query)
       .def_readwrite("adapted", &CallArgument::adapted)
@@ -99,11 +99,11 @@ PYBIND11_MODULE(_native, m) {
       .def_readwrite("adapted_bar", &CallArgument::adapted_bar)
       .def_readwrite("vectors", &CallArgument::vectors)
       .def_readwrite("products", &CallArgument::products)
-      .def("add_parameter", [](CallArgument& self, Address data, bool per_task,
-                               Address grad) { self.parameters.push_back({data, per_task, grad}); })
-      .def("add_rate", [](CallArgument& self, Address data, int64_t rows, int64_t elements,
-                          Address grad) { self.rates.push_back({data, rows, elements, grad}); });
-  def_fields<py::class_<CallArgument>, CallArgument>(
+      .def("add_parameter", [](CallArgument& self, Ref data, bool per_task,
+                               Ref grad) { self.parameters.push_back({data, per_task, grad}); })
+      .def("add_rate", [](CallArgument& self, Ref data, int64_t rows, int64_t elements,
+                          Ref grad) { self.rates.push_back({data, rows, elements, grad}); });
+  def_fields<py::class_<CallArgument>, CallArgument, Ref>(
       call, {{"task_loss", &CallArgument::task_loss},
              {"prediction", &CallArgument::prediction},
              {"task_loss_bar", &CallArgument::task_loss_bar},
@@ -111,11 +111,13 @@ PYBIND11_MODULE(_native, m) {
 
   m.def(
       "run",
-      [](const ProgramOwner& program, const CallArgument& call, bool is_double, int threads) {
-        is_double ? run_as<double>(program, call, threads) : run_as<float>(program, call, threads);
+      [](const ProgramOwner& program, const CallArgument& call,
+         const std::vector<Address>& addresses, uint32_t seed, bool is_double, int threads) {
+        is_double ? run_as<double>(program, call, addresses, seed, threads)
+                  : run_as<float>(program, call, addresses, seed, threads);
       },
-      py::arg("program"), py::arg("call"), py::arg("is_double"), py::arg("threads"),
-      py::call_guard<py::gil_scoped_release>(),
+      py::arg("program"), py::arg("call"), py::arg("addresses"), py::arg("seed"),
+      py::arg("is_double"), py::arg("threads"), py::call_guard<py::gil_scoped_release>(),
       "The inner loop of every task and its gradients, or with vectors their Hessian products.");
 
   py::class_<PassesArgument> passes(m, "Passes");
@@ -124,7 +126,7 @@ PYBIND11_MODULE(_native, m) {
       .def_readwrite("seed", &PassesArgument::seed)
       .def_readwrite("task", &PassesArgument::task)
       .def_readwrite("pass_index", &PassesArgument::pass);
-  def_fields<py::class_<PassesArgument>, PassesArgument>(
+  def_fields<py::class_<PassesArgument>, PassesArgument, Address>(
       passes, {{"x", &PassesArgument::x},
                {"x_dot", &PassesArgument::x_dot},
                {"w", &PassesArgument::w},
@@ -151,7 +153,7 @@ PYBIND11_MODULE(_native, m) {
       .def_readwrite("label_smoothing", &LossPassesArgument::label_smoothing)
       .def_readwrite("samples", &LossPassesArgument::samples)
       .def_readwrite("features", &LossPassesArgument::features);
-  def_fields<py::class_<LossPassesArgument>, LossPassesArgument>(
+  def_fields<py::class_<LossPassesArgument>, LossPassesArgument, Address>(
       loss_passes, {{"prediction", &LossPassesArgument::prediction},
                     {"labels", &LossPassesArgument::labels},
                     {"target", &LossPassesArgument::target},

@@ -9,42 +9,19 @@ namespace {
 // again in the adjoint, which costs a third more arithmetic.
 constexpr int64_t tape_memory = int64_t{32} << 20;
 
-template <class T>
-T* pointer(Address address) {
-  return reinterpret_cast<T*>(address);
-}
-
-template <class Pointer>
-Pointer const* pointers(const std::vector<Address>& addresses, std::vector<Pointer>& storage) {
-  for (const Address address : addresses) storage.push_back(reinterpret_cast<Pointer>(address));
-  return storage.empty() ? nullptr : storage.data();
-}
-
-template <class Real>
-Samples<Real> samples(const SamplesArgument& a, const std::vector<uint8_t>& wanted) {
-  return {a.count,
-          a.size ? a.size->data() : nullptr,
-          pointer<const Real>(a.x),
-          pointer<const int64_t>(a.labels),
-          pointer<const Real>(a.target),
-          pointer<const Real>(a.weights),
-          pointer<Real>(a.x_grad),
-          pointer<Real>(a.target_grad),
-          pointer<Real>(a.weights_grad),
-          wanted.data()};
-}
-
 }  // namespace
 
 template <class Real>
-CallOwner<Real>::CallOwner(const ProgramOwner& program, const CallArgument& a) {
+CallOwner<Real>::CallOwner(const ProgramOwner& program, const CallArgument& a,
+                           const std::vector<Address>& addresses, uint32_t seed)
+    : addresses_(addresses.data()) {
   call_.program = program.view();
   call_.tasks = a.tasks;
   call_.steps = a.steps;
   call_.momentum = a.momentum;
   call_.step_weights = a.step_weights.data();
   call_.first_order = a.first_order;
-  call_.seed = a.seed;
+  call_.seed = seed;
   add_parameters(a);
   add_rates(a);
   std::vector<bool> shared_wanted;
@@ -54,8 +31,8 @@ CallOwner<Real>::CallOwner(const ProgramOwner& program, const CallArgument& a) {
   active_ = program.wanted(false, std::vector<bool>(shared_wanted.size()));
   support_wanted_ = program.wanted(a.support.x_grad, shared_wanted);
   query_wanted_ = program.wanted(a.query.x_grad, shared_wanted);
-  call_.support = samples<Real>(a.support, support_wanted_);
-  call_.query = samples<Real>(a.query, query_wanted_);
+  call_.support = samples(a.support, support_wanted_);
+  call_.query = samples(a.query, query_wanted_);
   call_.active = active_.data();
   call_.output_size = program.output_size();
   call_.task_loss = pointer<Real>(a.task_loss);
@@ -69,6 +46,29 @@ CallOwner<Real>::CallOwner(const ProgramOwner& program, const CallArgument& a) {
   call_.vectors = pointers(a.vectors, vectors_);
   call_.products = pointers(a.products, products_);
   decide_what_is_kept(a);
+}
+
+template <class Real>
+template <class T>
+T* const* CallOwner<Real>::pointers(const std::vector<Ref>& tensors,
+                                    std::vector<T*>& storage) const {
+  for (const Ref tensor : tensors) storage.push_back(pointer<T>(tensor));
+  return storage.empty() ? nullptr : storage.data();
+}
+
+template <class Real>
+Samples<Real> CallOwner<Real>::samples(const SamplesArgument& a,
+                                       const std::vector<uint8_t>& wanted) const {
+  return {a.count,
+          a.size ? a.size->data() : nullptr,
+          pointer<const Real>(a.x),
+          pointer<const int64_t>(a.labels),
+          pointer<const Real>(a.target),
+          pointer<const Real>(a.weights),
+          pointer<Real>(a.x_grad),
+          pointer<Real>(a.target_grad),
+          pointer<Real>(a.weights_grad),
+          wanted.data()};
 }
 
 template <class Real>
@@ -92,7 +92,7 @@ void CallOwner<Real>::add_rates(const CallArgument& a) {
 }
 
 template <class Real>
-int64_t CallOwner<Real>::add_summed(Address gradient, int64_t size) {
+int64_t CallOwner<Real>::add_summed(Ref gradient, int64_t size) {
   if (!gradient) return -1;
   const int64_t offset = call_.summed_size;
   summed_.push_back({pointer<Real>(gradient), offset, size});

@@ -1,4 +1,4 @@
-// Builds a Call from what the Python side says of it: addresses, sizes and flags.
+// Builds a Call from what the Python side says of it: tensors, sizes and flags.
 #pragma once
 
 #include <cstdint>
@@ -13,25 +13,30 @@ namespace fastmaml {
 
 using Address = std::uintptr_t;  // of a tensor's first number; 0: no tensor
 
-// What Python fills in, field by field; see Call for the meaning.
+// A tensor of a call, as its index in the call's table of addresses. Entry 0 of the table is 0, so
+// that index 0 means no tensor.
+using Ref = int32_t;
+
+// What Python fills in, field by field, once for all calls of the same shapes; see Call for the
+// meaning.
 struct SamplesArgument {
   int64_t count = 0;
   std::optional<std::vector<int64_t>> size;
-  Address x = 0, labels = 0, target = 0, weights = 0;
-  Address x_grad = 0, target_grad = 0, weights_grad = 0;
+  Ref x = 0, labels = 0, target = 0, weights = 0;
+  Ref x_grad = 0, target_grad = 0, weights_grad = 0;
 };
 
 struct ParameterArgument {
-  Address data = 0;
+  Ref data = 0;
   bool per_task = false;
-  Address grad = 0;
+  Ref grad = 0;
 };
 
 struct RateArgument {
-  Address data = 0;
+  Ref data = 0;
   int64_t rows = 1;
   int64_t elements = 1;
-  Address grad = 0;
+  Ref grad = 0;
 };
 
 struct CallArgument {
@@ -40,33 +45,42 @@ struct CallArgument {
   double momentum = 0;
   std::vector<double> step_weights;
   bool first_order = false;
-  uint32_t seed = 0;
   std::vector<ParameterArgument> parameters;
   std::vector<RateArgument> rates;
   SamplesArgument support, query;
-  Address task_loss = 0, prediction = 0;
-  std::vector<Address> adapted;
+  Ref task_loss = 0, prediction = 0;
+  std::vector<Ref> adapted;
   bool differentiate = false, through_steps = false;
-  Address task_loss_bar = 0, prediction_bar = 0;
-  std::vector<Address> adapted_bar;
-  std::vector<Address> vectors, products;
+  Ref task_loss_bar = 0, prediction_bar = 0;
+  std::vector<Ref> adapted_bar;
+  std::vector<Ref> vectors, products;
 };
 
-// A Call and the arrays that it points to. `argument` must outlive it.
+// A Call and the arrays that it points to. `argument` must outlive it, the table of addresses need
+// not.
 template <class Real>
 class CallOwner {
  public:
-  CallOwner(const ProgramOwner& program, const CallArgument& argument);
+  CallOwner(const ProgramOwner& program, const CallArgument& argument,
+            const std::vector<Address>& addresses, uint32_t seed);
 
   const Call<Real>& call() const { return call_; }
   const std::vector<SummedGradient<Real>>& summed() const { return summed_; }
 
  private:
+  template <class T>
+  T* pointer(Ref tensor) const {
+    return reinterpret_cast<T*>(addresses_[tensor]);
+  }
+  template <class T>
+  T* const* pointers(const std::vector<Ref>& tensors, std::vector<T*>& storage) const;
+  Samples<Real> samples(const SamplesArgument& argument, const std::vector<uint8_t>& wanted) const;
   void add_parameters(const CallArgument& argument);
   void add_rates(const CallArgument& argument);
-  int64_t add_summed(Address gradient, int64_t size);
+  int64_t add_summed(Ref gradient, int64_t size);
   void decide_what_is_kept(const CallArgument& argument);
 
+  const Address* addresses_;  // while it is being built
   Call<Real> call_{};
   std::vector<Parameter<Real>> parameters_;
   std::vector<Rate<Real>> rates_;

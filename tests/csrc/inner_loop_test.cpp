@@ -71,12 +71,18 @@ Network every_op() {
 template <class Real>
 class Tensors {
  public:
-  Address random(int64_t size, double scale, double offset = 0) {
-    std::vector<Real>& tensor = add(size);
-    for (Real& x : tensor) x = Real(offset + scale * normal_(generator_));
-    return address(tensor);
+  Ref random(int64_t size, double scale, double offset = 0) {
+    const Ref tensor = zeros(size);
+    for (Real& x : tensors_.back()) x = Real(offset + scale * normal_(generator_));
+    return tensor;
   }
-  Address zeros(int64_t size) { return address(add(size)); }
+  Ref zeros(int64_t size) { return refer(tensors_.emplace_back(size).data()); }
+  Ref refer(const void* data) {
+    addresses_.push_back(reinterpret_cast<Address>(data));
+    return static_cast<Ref>(addresses_.size()) - 1;
+  }
+
+  const std::vector<Address>& addresses() const { return addresses_; }
 
   // All numbers of all tensors, in the order in which they were made.
   std::vector<Real> everything() const {
@@ -86,12 +92,8 @@ class Tensors {
   }
 
  private:
-  std::vector<Real>& add(int64_t size) { return tensors_.emplace_back(size); }
-  static Address address(std::vector<Real>& tensor) {
-    return reinterpret_cast<Address>(tensor.data());
-  }
-
   std::vector<std::vector<Real>> tensors_;
+  std::vector<Address> addresses_ = {0};
   std::mt19937 generator_{1};
   std::normal_distribution<double> normal_;
 };
@@ -107,7 +109,7 @@ SamplesArgument make_samples(Tensors<Real>& tensors, int64_t count, int64_t in, 
   samples.x_grad = tensors.zeros(tasks * count * in);
   samples.weights_grad = tensors.zeros(tasks * count);
   if (labels) {
-    samples.labels = reinterpret_cast<Address>(labels->data());
+    samples.labels = tensors.refer(labels->data());
   } else {
     samples.target = tensors.random(tasks * count * out, 0.1, 0.5);
     samples.target_grad = tensors.zeros(tasks * count * out);
@@ -128,7 +130,6 @@ std::vector<Real> run_team(int size, const char* loss, bool keep_tape) {
   a.steps = steps;
   a.momentum = 0.5;
   a.step_weights = {0, 0.5, 0, 1};
-  a.seed = 3;
   for (const SlotDescription& slot : net.slots) {
     const bool per_task = slot.adapted && slot.size == 70;
     const int64_t count = per_task ? tasks * slot.size : slot.size;
@@ -147,7 +148,7 @@ std::vector<Real> run_team(int size, const char* loss, bool keep_tape) {
   a.prediction_bar = tensors.random(tasks * query * 3, 0.1);
   a.differentiate = a.through_steps = true;
 
-  const CallOwner<Real> owner(program, a);
+  const CallOwner<Real> owner(program, a, tensors.addresses(), 3);
   Call<Real> call = owner.call();
   call.keep_tape = keep_tape;
   struct Team {

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import warnings
-import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import cache, lru_cache
 from typing import Any, TypeAlias
@@ -13,16 +12,25 @@ import torch
 from torch import Tensor, nn
 
 from .. import checks
+from ..plan import BACKENDS
 from ..program import InnerLoop, Inputs, Loss, Program, Samples, TraceError, traced
 from . import rates
 from .calls import is_autocast_on
+from .prepared import Prepared, key_of
 
 NamePattern: TypeAlias = "str | Sequence[str] | Callable[[str], bool]"
 """Names of parameters: a shell pattern, several of them, or a predicate."""
 
 
+_MOST_PREPARED = 256
+"""Of one program; past that the shapes probably never come again."""
+
+
 class Bound:
     """A model traced for samples of one shape, with the tensor that each of its slots holds.
+
+    A call asks `known` first. If no call of its options and shapes came before, it has everything
+    checked by the methods from `adapted` to `inputs`, and leaves what comes of it with `prepared`.
 
     Args:
         model: what to trace.
@@ -54,7 +62,54 @@ class Bound:
         )
         like = self.parameters[0] if self.parameters else self.cast(x)
         self.dtype, self.device = like.dtype, like.device
-        self._check_parameters()
+        self._key: Hashable | None = None
+
+    def known(
+        self,
+        options: tuple[Any, ...],
+        inner_parameters: NamePattern | None,
+        lr: Any,
+        data: tuple[Any, ...],
+        sizes: tuple[Any, ...],
+    ) -> tuple[Prepared, list[Tensor]] | None:
+        """What was prepared for an earlier call of the same options and shapes, and the tensors of
+        this one in its order; None if there was none.
+
+        Args:
+            options: what else a call is given, beside its tensors.
+            inner_parameters: a predicate may change its mind, so calls that have one are not kept.
+            lr: the rates.
+            data: support x, y and weights, then those of the query, None where there is none.
+            sizes: of the support and the query; calls that have any are not kept.
+        """
+        if self.autocast or callable(inner_parameters) or sizes.count(None) < len(sizes):
+            return None
+        options = (*options, inner_parameters, self.trainable)
+        self._key = key_of(options, (lr, *data, *self.parameters))
+        prepared = None if self._key is None else self.program.derived.get(self._key)
+        if prepared is None:
+            return None
+        rates = self.rates(lr, prepared.loop) if prepared.loop.steps else ()
+        return prepared, [
+            *self.parameters,
+            *[rate for rate in rates if rate is not None],
+            *[tensor for tensor in data if tensor is not None],
+        ]
+
+    def prepared(
+        self, loop: InnerLoop, inputs: Inputs, lr: Any, backend: Any
+    ) -> tuple[Prepared, list[Tensor]]:
+        """A call that was checked, kept for those that `known` will be asked for; its tensors."""
+        given_rates = isinstance(lr, Tensor) or (
+            isinstance(lr, Mapping) and any(isinstance(rate, Tensor) for rate in lr.values())
+        )
+        checks.choice("backend", backend, BACKENDS)
+        prepared = Prepared(loop, inputs, backend, given_rates)
+        if self._key is not None:
+            if len(self.program.derived) >= _MOST_PREPARED:
+                self.program.derived.clear()
+            self.program.derived[self._key] = prepared
+        return prepared, inputs.flat()
 
     def cast(self, value: Any) -> Any:
         """Half-precision tensors as float32 under autocast, all else as it is."""
@@ -92,6 +147,7 @@ class Bound:
         step_weights: Sequence[float] | None = None,
     ) -> InnerLoop:
         """The part of a call that holds no tensor, checked."""
+        self._check_parameters()
         steps = checks.integer("steps", steps, minimum=0)
         return InnerLoop(
             self.program,
@@ -136,14 +192,17 @@ class Bound:
         rates: tuple[Tensor | None, ...],
         support: Samples | None,
         query: Samples | None,
-        seed: Any,
     ) -> Inputs:
-        """The tensors of a call; `seed` None is drawn from torch's default generator."""
+        """The tensors of a call."""
+        return Inputs(self.parameters, rates, support, query)
+
+    def seed(self, seed: Any) -> int:
+        """Of dropout's masks; None is drawn from torch's default generator."""
         if seed is not None:
-            seed = checks.seed(seed)
-        elif self.program.has_dropout:
-            seed = int(torch.randint(2**32, (), dtype=torch.int64))
-        return Inputs(self.parameters, rates, support, query, seed or 0)
+            return checks.seed(seed)
+        if self.program.has_dropout:
+            return int(torch.randint(2**32, (), dtype=torch.int64))
+        return 0
 
     def _overridden(
         self, own: tuple[Tensor, ...], parameters: Mapping[str, Tensor] | None
@@ -206,22 +265,17 @@ def _parameter(module: nn.Module, path: tuple[str, ...]) -> nn.Parameter:
     return module._parameters[leaf]
 
 
-_flags: weakref.WeakKeyDictionary[Program, dict[tuple[str, ...], tuple[bool, ...]]] = (
-    weakref.WeakKeyDictionary()
-)
-
-
 def _chosen(model: nn.Module, program: Program, names: NamePattern) -> tuple[bool, ...]:
     """Whether `names` names each slot; kept where it cannot change."""
     if callable(names):
         chosen = named(model, names)
         return tuple(slot.name in chosen for slot in program.slots)
     patterns = (names,) if isinstance(names, str) else tuple(names)
-    known = _flags.setdefault(program, {})
-    if patterns not in known:
+    key = ("chosen", *patterns)
+    if key not in program.derived:
         chosen = named(model, patterns)
-        known[patterns] = tuple(slot.name in chosen for slot in program.slots)
-    return known[patterns]
+        program.derived[key] = tuple(slot.name in chosen for slot in program.slots)
+    return program.derived[key]
 
 
 def named(model: nn.Module, names: NamePattern | None) -> set[str]:

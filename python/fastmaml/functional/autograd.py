@@ -16,9 +16,12 @@ from typing import Any, NoReturn, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
+from torch._functorch.utils import unwrap_dead_wrappers
+from torch.autograd import Function, forward_ad
 
 from .calls import ProductCall, RunCall
+
+_transforms_are_active = torch._C._are_functorch_transforms_active
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -49,6 +52,13 @@ def _signed(forward: Callable[P, R]) -> Callable[P, R]:
     return forward
 
 
+def _may_be_differentiated() -> bool:
+    """Whether a derivative of what is computed now may follow."""
+    return (
+        torch.is_grad_enabled() or _transforms_are_active() or forward_ad._current_level >= 0
+    )
+
+
 def _refuse(what: str) -> NoReturn:
     raise DerivativeOrderError(
         f"fastmaml does not compute {what}: the results of adapt, meta_loss, sgd_step and predict "
@@ -59,6 +69,14 @@ def _refuse(what: str) -> NoReturn:
 
 class _Function(Function):
     """What all Functions here say to vmap and to forward mode."""
+
+    @classmethod
+    def apply(cls, *args: Any) -> Any:
+        """Function.apply, which binds the arguments to the signature of `forward`: that takes
+        longer than all the rest, and only torch.func needs it."""
+        if _transforms_are_active():
+            return super().apply(*args)
+        return super(Function, cls).apply(*unwrap_dead_wrappers(args))
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> NoReturn:
@@ -94,7 +112,10 @@ class Run(_Function):
         tensors = ctx.saved_tensors
         if all(cotangent is None for cotangent in cotangents):
             return (None,) * (1 + len(needed))
-        gradients = iter(Gradient.apply(ctx.call, keys, len(cotangents), *cotangents, *tensors))
+        known = None if _may_be_differentiated() else ctx.call.known_gradients(keys, cotangents)
+        if known is None:
+            known = Gradient.apply(ctx.call, keys, len(cotangents), *cotangents, *tensors)
+        gradients = iter(known)
         return (None, *(next(gradients) if need else None for need in needed))
 
 
@@ -110,7 +131,7 @@ class Gradient(_Function):
     def forward(
         call: RunCall, keys: tuple[str, ...], results: int, *tensors: Tensor | None
     ) -> tuple[Tensor, ...]:
-        return call.gradients(keys, tensors[:results], tensors[results:])
+        return tuple(call.gradients(keys, tensors[:results], tensors[results:]))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:

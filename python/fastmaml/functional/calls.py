@@ -8,71 +8,38 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from types import ModuleType
+from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from .. import checks, plan
-from ..program import Cotangents, InnerLoop, Inputs, Outputs, Samples
+from ..program import Cotangents, Inputs, Outputs
+from .prepared import Prepared
 
 
 class Call:
-    """What is asked of an executor, and how to read its inputs from a list of tensors.
+    """One call of an executor, without its tensors.
 
     Args:
-        loop: the part of the call that holds no tensor.
-        inputs: the tensors, which are not kept.
-        backend: see `plan.choose`.
+        prepared: what it shares with others of the same shapes.
+        seed: of dropout's masks.
     """
 
-    def __init__(self, loop: InnerLoop, inputs: Inputs, backend: str) -> None:
-        self.loop = loop
-        self.backend = backend
-        self.keys = tuple(key for key, _ in inputs.tensors(loop.program))
-        self._sizes = {
-            name: samples.size
-            for name, samples in (("support", inputs.support), ("query", inputs.query))
-            if samples is not None
-        }
-        self._seed = inputs.seed
-        self._executor: ModuleType | None = None
+    def __init__(self, prepared: Prepared, seed: int) -> None:
+        self.prepared = prepared
+        self.seed = seed
 
-    def tensors(self, inputs: Inputs) -> tuple[Tensor, ...]:
-        """The tensors of the inputs, in the order of `keys`."""
-        return tuple(tensor for _, tensor in inputs.tensors(self.loop.program))
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Of the tensors that it takes, in their order."""
+        return self.prepared.keys
 
-    def inputs(self, tensors: Sequence[Tensor]) -> Inputs:
-        """The tensors, in the order of `Inputs.tensors`, in their places."""
-        given = dict(zip(self.keys, tensors, strict=True))
-        slots = self.loop.program.slots
-        return Inputs(
-            tuple(tensors[: len(slots)]),
-            tuple(given.get(f"rate:{slot.name}") for slot in slots),
-            self._samples("support", given),
-            self._samples("query", given),
-            self._seed,
-        )
-
-    def executor(self, inputs: Inputs) -> ModuleType:
-        """What runs this call, chosen once, after a last check of the data.
-
-        Only data on the CPU is checked: elsewhere looking at it would wait for the device.
-        """
-        if self._executor is None:
-            if inputs.parameters and inputs.parameters[0].device.type == "cpu":
-                checks.rate_values({rate for rate in inputs.rates if rate is not None})
-                for name, samples in (("support", inputs.support), ("query", inputs.query)):
-                    if samples is not None and samples.y is not None:
-                        checks.labels(f"{name}_y", samples, self.loop)
-            self._executor = plan.choose(self.loop, inputs, self.backend)
-        return self._executor
-
-    def _samples(self, name: str, given: dict[str, Tensor]) -> Samples | None:
-        if name not in self._sizes:
-            return None
-        y, weights = given.get(f"{name}_y"), given.get(f"{name}_weights")
-        return Samples(given[f"{name}_x"], y, weights, self._sizes[name])
+    def checked_inputs(self, tensors: Sequence[Tensor]) -> Inputs:
+        """The tensors in their places, after a last check of the data."""
+        inputs = self.prepared.inputs(tensors, self.seed)
+        self.prepared.check_data(inputs)
+        return inputs
 
 
 class RunCall(Call):
@@ -82,7 +49,7 @@ class RunCall(Call):
         """The results."""
         raise NotImplementedError
 
-    def cotangents(self, given: Sequence[Tensor | None], tasks: int) -> Cotangents:
+    def cotangents(self, given: Sequence[Tensor | None]) -> Cotangents:
         """Those of an executor, from those of the results; None is zero."""
         raise NotImplementedError
 
@@ -91,38 +58,45 @@ class RunCall(Call):
         keys: Sequence[str],
         given: Sequence[Tensor | None],
         tensors: Sequence[Tensor],
-    ) -> tuple[Tensor, ...]:
+    ) -> Sequence[Tensor]:
         """Those of the inputs with these keys, given the cotangents of the results."""
-        inputs = self.inputs(tensors)
-        cotangents = self.cotangents(given, inputs.tasks)
+        inputs = self.prepared.inputs(tensors, self.seed)
+        cotangents = self.cotangents(given)
         outputs = self._call(inputs, cotangents=cotangents, wanted=frozenset(keys))
         return tuple(outputs.gradients[key] for key in keys)
 
-    def _call(self, inputs: Inputs, **options: object) -> Outputs:
-        executor = self.executor(inputs)
+    def known_gradients(
+        self, keys: Sequence[str], given: Sequence[Tensor | None]
+    ) -> Sequence[Tensor] | None:
+        """Those that no run is needed for; None otherwise."""
+        return None
+
+    def _call(self, inputs: Inputs, **options: Any) -> Outputs:
+        prepared = self.prepared
         with without_autocast(inputs):
-            return executor.run(self.loop, inputs, **options)
+            return prepared.executor.run(prepared.loop, inputs, memo=prepared.memo, **options)
 
 
 class AdaptCall(RunCall):
     """The results are the adapted parameters, [T, *shape] each, in the order of the slots."""
 
     def run(self, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        adapted = self._call(self.inputs(tensors), adapted=True).adapted
+        adapted = self._call(self.checked_inputs(tensors), adapted=True).adapted
         return tuple(parameter for parameter in adapted if parameter is not None)
 
-    def cotangents(self, given: Sequence[Tensor | None], tasks: int) -> Cotangents:
+    def cotangents(self, given: Sequence[Tensor | None]) -> Cotangents:
         rest = iter(given)
-        return Cotangents(adapted=tuple(next(rest) if flag else None for flag in self.loop.adapted))
+        flags = self.prepared.loop.adapted
+        return Cotangents(adapted=tuple(next(rest) if flag else None for flag in flags))
 
 
 class PredictCall(RunCall):
     """The result is the prediction, [T, m, *output]."""
 
     def run(self, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        return (self._call(self.inputs(tensors)).prediction,)
+        return (self._call(self.checked_inputs(tensors)).prediction,)
 
-    def cotangents(self, given: Sequence[Tensor | None], tasks: int) -> Cotangents:
+    def cotangents(self, given: Sequence[Tensor | None]) -> Cotangents:
         return Cotangents(prediction=given[0])
 
 
@@ -133,34 +107,31 @@ class LossCall(RunCall):
     so that an executor passes through its inner loop once.
 
     Args:
-        loop, inputs, backend: see `Call`.
+        prepared, seed: see `Call`.
         reduction: "mean" or "sum" over tasks.
     """
 
-    def __init__(self, loop: InnerLoop, inputs: Inputs, backend: str, reduction: str) -> None:
-        super().__init__(loop, inputs, backend)
-        self._share = 1.0 / inputs.tasks if reduction == "mean" else 1.0
+    def __init__(self, prepared: Prepared, seed: int, reduction: str) -> None:
+        super().__init__(prepared, seed)
+        self._reduce = torch.mean if reduction == "mean" else torch.sum
+        self._share = 1.0 / prepared.tasks if reduction == "mean" else 1.0
+        self._wanted = prepared.wanted if torch.is_grad_enabled() else frozenset()
         self._of_loss: dict[str, Tensor] = {}
-        self._wanted = frozenset(
-            key
-            for key, tensor in inputs.tensors(loop.program)
-            if torch.is_grad_enabled() and tensor.requires_grad
-        )
 
     def run(self, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        inputs = self.inputs(tensors)
+        inputs = self.checked_inputs(tensors)
         cotangents = None
         if self._wanted:
-            cotangents = Cotangents(inputs.query.x.new_full((inputs.tasks,), self._share))
+            x = inputs.query.x
+            cotangents = Cotangents(_constant(self._share, inputs.tasks, x.dtype, x.device))
         outputs = self._call(inputs, cotangents=cotangents, wanted=self._wanted)
         self._of_loss = outputs.gradients
-        loss = outputs.task_loss.sum()
-        return loss * self._share, outputs.task_loss, outputs.prediction
+        return self._reduce(outputs.task_loss), outputs.task_loss, outputs.prediction
 
-    def cotangents(self, given: Sequence[Tensor | None], tasks: int) -> Cotangents:
+    def cotangents(self, given: Sequence[Tensor | None]) -> Cotangents:
         loss, task_loss, prediction = given
         if loss is not None:
-            share = (loss * self._share).expand(tasks)
+            share = (loss * self._share).expand(self.prepared.tasks)
             task_loss = share if task_loss is None else task_loss + share
         return Cotangents(task_loss, prediction)
 
@@ -169,12 +140,17 @@ class LossCall(RunCall):
         keys: Sequence[str],
         given: Sequence[Tensor | None],
         tensors: Sequence[Tensor],
-    ) -> tuple[Tensor, ...]:
+    ) -> Sequence[Tensor]:
+        known = self.known_gradients(keys, given)
+        return super().gradients(keys, given, tensors) if known is None else known
+
+    def known_gradients(
+        self, keys: Sequence[str], given: Sequence[Tensor | None]
+    ) -> Sequence[Tensor] | None:
         loss, task_loss, prediction = given
-        is_known = task_loss is None and prediction is None and self._of_loss.keys() >= set(keys)
-        if is_known:
-            return tuple(self._of_loss[key] * loss for key in keys)
-        return super().gradients(keys, given, tensors)
+        if task_loss is not None or prediction is not None or not self._of_loss.keys() >= set(keys):
+            return None
+        return torch._foreach_mul([self._of_loss[key] for key in keys], loss)
 
 
 class ProductCall(Call):
@@ -182,13 +158,21 @@ class ProductCall(Call):
 
     def run(self, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """H u for each adapted slot, [T, *shape]."""
-        inputs = self.inputs(tensors[: len(self.keys)])
+        prepared = self.prepared
+        inputs = self.checked_inputs(tensors[: len(self.keys)])
         rest = iter(tensors[len(self.keys) :])
-        vectors = tuple(next(rest) if flag else None for flag in self.loop.adapted)
-        executor = self.executor(inputs)
+        vectors = tuple(next(rest) if flag else None for flag in prepared.loop.adapted)
         with without_autocast(inputs):
-            products = executor.hvp(self.loop, inputs, vectors)
+            products = prepared.executor.hvp(prepared.loop, inputs, vectors)
         return tuple(product for product in products if product is not None)
+
+
+@lru_cache
+def _constant(number: float, tasks: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """[T] times the same number."""
+    # kept for every later call, so it must not be bound to a caller's inference mode
+    with torch.inference_mode(False):
+        return torch.full((tasks,), number, dtype=dtype, device=device)
 
 
 def is_autocast_on(device_type: str) -> bool:

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor, nn
 
 from .. import checks
-from ..plan import BACKENDS
 from . import losses
 from .arguments import Bound, NamePattern
 from .autograd import Product, Undifferentiated, eager
@@ -48,12 +47,13 @@ def hvp(
     adapted = bound.adapted(inner_parameters)
     loop = bound.loop(losses.resolve(loss), adapted, 0, 0.0, False)
     support = bound.samples("support", support_x, support_y, weights, support_size, loop.loss)
-    inputs = bound.inputs(bound.no_rates(), support, None, seed)
+    inputs = bound.inputs(bound.no_rates(), support, None)
     vectors = _vectors(bound, adapted, vector)
-    call = ProductCall(loop, inputs, checks.choice("backend", backend, BACKENDS))
+    prepared, given = bound.prepared(loop, inputs, None, backend)
+    call = ProductCall(prepared, bound.seed(seed))
     tensors = [
         Undifferentiated.apply(key, tensor) if tensor.requires_grad else tensor
-        for key, tensor in zip(call.keys, call.tensors(inputs), strict=True)
+        for key, tensor in zip(call.keys, given, strict=True)
     ]
     return dict(zip(vectors, Product.apply(call, *tensors, *vectors.values()), strict=True))
 

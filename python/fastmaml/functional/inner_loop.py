@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from .. import checks
 from ..plan import BACKENDS, Plan
 from ..plan import plan as plan_call
-from ..program import InnerLoop, Loss
+from ..program import Loss
 from . import losses
 from .arguments import Bound, NamePattern
 from .autograd import Run, eager
@@ -85,15 +85,20 @@ def adapt(
         BackendError: the backend cannot run this call.
     """
     bound = Bound(model, "support_x", support_x, parameters)
-    loop = bound.loop(
-        losses.resolve(loss), bound.adapted(inner_parameters), steps, momentum, first_order
-    )
-    support = bound.samples("support", support_x, support_y, weights, support_size, loop.loss)
-    inputs = bound.inputs(bound.rates(lr, loop), support, None, seed)
-    call = AdaptCall(loop, inputs, checks.choice("backend", backend, BACKENDS))
-    adapted = iter(Run.apply(call, *call.tensors(inputs)))
+    loss = losses.resolve(loss)
+    options = ("adapt", steps, loss, momentum, first_order, backend)
+    data = (support_x, support_y, weights)
+    call = bound.known(options, inner_parameters, lr, data, (support_size,))
+    if call is None:
+        loop = bound.loop(loss, bound.adapted(inner_parameters), steps, momentum, first_order)
+        support = bound.samples("support", support_x, support_y, weights, support_size, loop.loss)
+        call = bound.prepared(loop, bound.inputs(bound.rates(lr, loop), support, None), lr, backend)
+    prepared, tensors = call
+    adapted = iter(Run.apply(AdaptCall(prepared, bound.seed(seed)), *tensors))
     result = dict(model.named_parameters()) | dict(parameters or {})
-    for slot, value, flag in zip(loop.program.slots, bound.parameters, loop.adapted, strict=True):
+    for slot, value, flag in zip(
+        bound.program.slots, bound.parameters, prepared.loop.adapted, strict=True
+    ):
         result[slot.name] = next(adapted) if flag else value
     if not expand:
         return result
@@ -146,20 +151,21 @@ def meta_loss(
     """
     checks.choice("reduction", reduction, ("mean", "sum"))
     bound = Bound(model, "support_x", support_x, parameters)
-    loop = bound.loop(
-        losses.resolve(loss),
-        bound.adapted(inner_parameters),
-        steps,
-        momentum,
-        first_order,
-        step_weights,
-    )
-    checks.x("query_x", query_x)
-    support = bound.samples("support", support_x, support_y, weights, support_size, loop.loss)
-    query = bound.samples("query", query_x, query_y, query_weights, query_size, loop.loss)
-    inputs = bound.inputs(bound.rates(lr, loop), support, query, seed)
-    call = LossCall(loop, inputs, checks.choice("backend", backend, BACKENDS), reduction)
-    return MetaLoss(*Run.apply(call, *call.tensors(inputs)))
+    loss = losses.resolve(loss)
+    options = ("meta_loss", steps, loss, step_weights, momentum, first_order, backend)
+    data = (support_x, support_y, weights, query_x, query_y, query_weights)
+    call = bound.known(options, inner_parameters, lr, data, (support_size, query_size))
+    if call is None:
+        loop = bound.loop(
+            loss, bound.adapted(inner_parameters), steps, momentum, first_order, step_weights
+        )
+        checks.x("query_x", query_x)
+        support = bound.samples("support", support_x, support_y, weights, support_size, loop.loss)
+        query = bound.samples("query", query_x, query_y, query_weights, query_size, loop.loss)
+        inputs = bound.inputs(bound.rates(lr, loop), support, query)
+        call = bound.prepared(loop, inputs, lr, backend)
+    prepared, tensors = call
+    return MetaLoss(*Run.apply(LossCall(prepared, bound.seed(seed), reduction), *tensors))
 
 
 def sgd_step(
@@ -218,11 +224,14 @@ def predict(
         [T, m, *output], zero beyond a query size. Raises what `adapt` raises.
     """
     bound = Bound(model, "query_x", query_x, parameters)
-    loop = InnerLoop(bound.program, None, (False,) * len(bound.parameters), steps=0)
-    query = bound.samples("query", query_x, None, None, query_size, None)
-    inputs = bound.inputs(bound.no_rates(), None, query, seed)
-    call = PredictCall(loop, inputs, checks.choice("backend", backend, BACKENDS))
-    return Run.apply(call, *call.tensors(inputs))[0]
+    call = bound.known(("predict", backend), None, None, (query_x,), (query_size,))
+    if call is None:
+        loop = bound.loop(None, (False,) * len(bound.parameters), 0, 0.0, False)
+        query = bound.samples("query", query_x, None, None, query_size, None)
+        inputs = bound.inputs(bound.no_rates(), None, query)
+        call = bound.prepared(loop, inputs, None, backend)
+    prepared, tensors = call
+    return Run.apply(PredictCall(prepared, bound.seed(seed)), *tensors)[0]
 
 
 def plan(
@@ -255,7 +264,7 @@ def plan(
         bound.samples(role, x, _some_targets(bound, x, loop.loss), None, None, loop.loss)
         for role, x in (("support", support_x), ("query", query_x))
     )
-    inputs = bound.inputs(bound.rates(lr, loop), support, query, seed=0)
+    inputs = bound.inputs(bound.rates(lr, loop), support, query)
     return plan_call(loop, inputs, checks.choice("backend", backend, BACKENDS))
 
 

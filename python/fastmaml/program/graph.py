@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Any
 
 INPUT = 0
 """The value that the model's input holds."""
@@ -89,14 +90,15 @@ class Program:
     """A model as ops in an order in which every value is written before it is read.
 
     `values[v]` is the shape of value v without the sample axis; value 0 is the input. Every
-    op and every slot contributes to value `output`. Programs compare by identity, so that
-    executors can keep what they derive from one.
+    op and every slot contributes to value `output`. Programs compare by identity.
     """
 
     ops: tuple[Op, ...]
     values: tuple[tuple[int, ...], ...]
     slots: tuple[Slot, ...]
     output: int
+    derived: dict[Any, Any] = field(default_factory=dict, repr=False)
+    """What others derived from this program and keep as long as it lives, under their own keys."""
 
     def features(self, value: int) -> int:
         """How many numbers a sample of `value` holds."""

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
@@ -93,6 +94,15 @@ class Inputs:
         """Whether every task starts from its own copy of a parameter."""
         return self.parameters[slot].dim() == len(program.slots[slot].shape) + 1
 
+    def flat(self) -> list[Tensor]:
+        """The tensors that are there, in the order of `tensors`."""
+        flat = [*self.parameters, *[rate for rate in self.rates if rate is not None]]
+        for samples in (self.support, self.query):
+            if samples is not None:
+                parts = (samples.x, samples.y, samples.weights)
+                flat += [tensor for tensor in parts if tensor is not None]
+        return flat
+
     def tensors(self, program: Program) -> Iterator[tuple[str, Tensor]]:
         """(key, tensor) of each tensor that is there, in a fixed order."""
         for slot, parameter in zip(program.slots, self.parameters, strict=True):
@@ -118,6 +128,11 @@ class Cotangents:
     """[T, m, *output]"""
     adapted: tuple[Tensor | None, ...] | None = None
     """One a slot, [T, *shape]; None for slots that are not adapted."""
+
+    def given(self) -> tuple[Any, ...]:
+        """Which of them there are."""
+        adapted = self.adapted and tuple(bar is not None for bar in self.adapted)
+        return self.task_loss is not None, self.prediction is not None, adapted
 
 
 @dataclass(frozen=True)

@@ -6,15 +6,16 @@ Python allocates every tensor and hands over addresses; nothing here computes.
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...program import Cotangents, InnerLoop, Inputs, Outputs
-from .call import Call, address_of
 from .extension import extension, unavailable
 from .lowering import SUPPORTED_OPS
 from .passes import loss_passes, passes
+from .recipe import ProductRecipe, RunRecipe
 
 __all__ = ["hvp", "loss_passes", "passes", "refusal", "run", "unavailable"]
 
@@ -43,45 +44,21 @@ def run(
     adapted: bool = False,
     cotangents: Cotangents | None = None,
     wanted: Collection[str] = frozenset(),
+    memo: dict[Any, Any] | None = None,
 ) -> Outputs:
     """The inner loop of every task; with `cotangents` also the gradients of the keys `wanted`."""
-    call = Call(loop, inputs)
-    slots = loop.program.slots
-    task_loss = prediction = None
-    if inputs.query is not None:
-        m = inputs.query.x.shape[1]
-        output_shape = loop.program.values[loop.program.output]
-        prediction = call.zeros(inputs.tasks, m, *output_shape)
-        call.native.prediction = prediction.data_ptr()
-        if inputs.query.y is not None:
-            task_loss = call.zeros(inputs.tasks)
-            call.native.task_loss = task_loss.data_ptr()
-    phi: tuple[Tensor | None, ...] | None = None
-    if adapted:
-        phi = tuple(
-            call.zeros(inputs.tasks, *slot.shape) if adapts else None
-            for slot, adapts in zip(slots, loop.adapted, strict=True)
-        )
-        call.native.adapted = [address_of(tensor) for tensor in phi]
-    gradients: dict[str, Tensor] = {}
-    if cotangents is not None and wanted:
-        gradients = {
-            key: torch.zeros_like(tensor, memory_format=torch.contiguous_format)
-            for key, tensor in inputs.tensors(loop.program)
-            if key in wanted
-        }
-        call.differentiate(cotangents, gradients)
-    call.run(gradients)
-    return Outputs(task_loss, prediction, phi, gradients)
+    given = None if cotangents is None else cotangents.given()
+    key = (RunRecipe, adapted, given, frozenset(wanted))
+    recipe = None if memo is None else memo.get(key)
+    if recipe is None:
+        recipe = RunRecipe(loop, inputs, adapted, cotangents, wanted)
+        if memo is not None:
+            memo[key] = recipe
+    return recipe.run(inputs, cotangents)
 
 
 def hvp(
     loop: InnerLoop, inputs: Inputs, vectors: tuple[Tensor | None, ...]
 ) -> tuple[Tensor | None, ...]:
     """H u of every task: H the Hessian of the support loss by the adapted slots."""
-    call = Call(loop, inputs)
-    products = tuple(None if vector is None else call.zeros(*vector.shape) for vector in vectors)
-    call.native.vectors = [call.address(vector) for vector in vectors]
-    call.native.products = [address_of(product) for product in products]
-    call.run({})
-    return products
+    return ProductRecipe(loop, inputs).run(inputs, vectors)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import weakref
 
 import torch
 
@@ -12,9 +11,6 @@ from .extension import extension
 
 # Ops with a kernel, and the one that lowering itself removes.
 SUPPORTED_OPS = frozenset({"reshape", *(extension.op_kinds() if extension else ())})
-
-# Kept as long as the Program lives.
-_LOWERED: weakref.WeakKeyDictionary[Program, dict[object, object]] = weakref.WeakKeyDictionary()
 
 
 def lowered(
@@ -25,11 +21,10 @@ def lowered(
     input_active: bool = False,
 ) -> object:
     """The extension's program for a float type; `input_active` gives the input a tangent too."""
-    variants = _LOWERED.setdefault(program, {})
-    key = (adapted, loss, dtype, input_active)
-    if key not in variants:
-        variants[key] = _lower(program, adapted, loss, dtype, input_active)
-    return variants[key]
+    key = ("lowered", adapted, loss, dtype, input_active)
+    if key not in program.derived:
+        program.derived[key] = _lower(program, adapted, loss, dtype, input_active)
+    return program.derived[key]
 
 
 def _lower(

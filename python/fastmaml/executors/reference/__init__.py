@@ -8,6 +8,7 @@ are read, and tested, against this one: `network` looks up the four functions of
 from __future__ import annotations
 
 from collections.abc import Set
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,6 +36,7 @@ def run(
     adapted: bool = False,
     cotangents: Cotangents | None = None,
     wanted: Set[str] = frozenset(),
+    memo: dict[Any, Any] | None = None,
 ) -> Outputs:
     """Run the inner loop of every task.
 
@@ -44,6 +46,7 @@ def run(
         adapted: whether to return the adapted parameters.
         cotangents: the derivatives of an outer scalar by the outputs; None: no gradients.
         wanted: keys of the inputs whose gradients to return, zero where nothing reaches them.
+        memo: not used.
     """
     program, query = loop.program, inputs.query
     initial = dict(inputs.tensors(program))

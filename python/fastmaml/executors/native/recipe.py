@@ -1,0 +1,177 @@
+"""Calls of the extension: what all calls of the same shapes share, and then one call's tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable
+
+import torch
+from torch import Tensor
+
+from ...program import Cotangents, InnerLoop, Inputs, Outputs, Samples
+from .extension import extension
+from .lowering import lowered
+
+
+class Recipe:
+    """A call without its tensors, described to the extension once for all calls of its shapes.
+
+    The description names a tensor by its index in a table of addresses that each run makes anew:
+    none (0), the inputs in the order of `Inputs.flat`, then what subclasses add by `_given` (the
+    caller's) and by `_made` (the results), in that order.
+    """
+
+    def __init__(self, loop: InnerLoop, inputs: Inputs) -> None:
+        program = loop.program
+        samples = inputs.query or inputs.support
+        assert samples is not None
+        self._dtype, self._device = samples.x.dtype, samples.x.device
+        self._lowered = lowered(program, loop.adapted, loop.loss, self._dtype)
+        self._index = {key: 1 + i for i, (key, _) in enumerate(inputs.tensors(program))}
+        self._entries = 1 + len(self._index)
+        self._makers: list[tuple[Callable[..., Tensor], tuple[int, ...]]] = []
+        self._call = call = extension.Call()
+        call.tasks = inputs.tasks
+        call.steps = loop.steps
+        call.momentum = loop.momentum
+        call.step_weights = [loop.step_weight(k) for k in range(loop.steps + 1)]
+        call.first_order = loop.first_order
+
+    def _given(self) -> int:
+        """The index of one more tensor that is given to each run."""
+        assert not self._makers, "what is made follows what is given"
+        self._entries += 1
+        return self._entries - 1
+
+    def _made(self, *shape: int, zero: bool = False) -> int:
+        """The index of one more tensor that each run makes; `zero` where the call adds to it."""
+        self._makers.append((torch.zeros if zero else torch.empty, shape))
+        self._entries += 1
+        return self._entries - 1
+
+    def _describe_inputs(self, loop: InnerLoop, inputs: Inputs, grads: dict[str, int]) -> None:
+        """Parameters, rates and samples, and where their gradients go."""
+        slots = loop.program.slots
+        for index, (slot, rate) in enumerate(zip(slots, inputs.rates, strict=True)):
+            key = f"parameter:{slot.name}"
+            per_task = inputs.per_task(loop.program, index)
+            self._call.add_parameter(self._index[key], per_task, grads.get(key, 0))
+            key = f"rate:{slot.name}"
+            rows = 1 if rate is None else rate.shape[0]
+            elements = 1 if rate is None else rate.numel() // rows
+            self._call.add_rate(self._index.get(key, 0), rows, elements, grads.get(key, 0))
+        if inputs.support is not None:
+            self._call.support = self._samples("support", inputs.support, grads)
+        if inputs.query is not None:
+            self._call.query = self._samples("query", inputs.query, grads)
+
+    def _samples(self, name: str, samples: Samples, grads: dict[str, int]) -> object:
+        described = extension.Samples()
+        described.count = samples.x.shape[1]
+        described.size = None if samples.size is None else list(samples.size)
+        described.x = self._index[f"{name}_x"]
+        if samples.y is not None and samples.y.dtype == torch.int64:
+            described.labels = self._index[f"{name}_y"]
+        elif samples.y is not None:
+            described.target = self._index[f"{name}_y"]
+        described.weights = self._index.get(f"{name}_weights", 0)
+        described.x_grad = grads.get(f"{name}_x", 0)
+        described.target_grad = grads.get(f"{name}_y", 0)
+        described.weights_grad = grads.get(f"{name}_weights", 0)
+        return described
+
+    def _run(self, inputs: Inputs, given: Iterable[Tensor]) -> list[Tensor]:
+        """Runs the call; what it made."""
+        read = [tensor.contiguous() for tensor in (*inputs.flat(), *given)]
+        made = [make(shape, dtype=self._dtype, device=self._device) for make, shape in self._makers]
+        addresses = [0, *[tensor.data_ptr() for tensor in (*read, *made)]]
+        is_double = self._dtype == torch.float64
+        threads = torch.get_num_threads()
+        extension.run(self._lowered, self._call, addresses, inputs.seed, is_double, threads)
+        return made
+
+
+class RunRecipe(Recipe):
+    """The inner loop of every task; see `executors` for the arguments."""
+
+    def __init__(
+        self,
+        loop: InnerLoop,
+        inputs: Inputs,
+        adapted: bool,
+        cotangents: Cotangents | None,
+        wanted: Collection[str],
+    ) -> None:
+        super().__init__(loop, inputs)
+        call, slots, query = self._call, loop.program.slots, inputs.query
+        if cotangents is not None and wanted:
+            call.differentiate = True
+            call.through_steps = any(not key.startswith("query_") for key in wanted)
+            if cotangents.task_loss is not None:
+                call.task_loss_bar = self._given()
+            if cotangents.prediction is not None:
+                call.prediction_bar = self._given()
+            if cotangents.adapted is not None:
+                call.adapted_bar = [
+                    0 if bar is None else self._given() for bar in cotangents.adapted
+                ]
+        self._has_task_loss = query is not None and query.y is not None
+        self._has_prediction = query is not None
+        self._adapted = loop.adapted if adapted else None
+        if self._has_task_loss:
+            call.task_loss = self._made(inputs.tasks)
+        if query is not None:
+            output = loop.program.values[loop.program.output]
+            shape = (inputs.tasks, query.x.shape[1], *output)
+            call.prediction = self._made(*shape, zero=query.size is not None)
+        if adapted:
+            call.adapted = [
+                self._made(inputs.tasks, *slot.shape) if flag else 0
+                for slot, flag in zip(slots, loop.adapted, strict=True)
+            ]
+        self._wanted = tuple(key for key in self._index if key in wanted and call.differentiate)
+        shared = {
+            f"parameter:{slot.name}"
+            for index, slot in enumerate(slots)
+            if not inputs.per_task(loop.program, index)
+        }
+        shapes = {key: tensor.shape for key, tensor in inputs.tensors(loop.program)}
+        grads = {
+            # what is summed over tasks is written, the rest is added to
+            key: self._made(*shapes[key], zero=not (key in shared or key.startswith("rate:")))
+            for key in self._wanted
+        }
+        self._describe_inputs(loop, inputs, grads)
+
+    def run(self, inputs: Inputs, cotangents: Cotangents | None) -> Outputs:
+        """Runs a call of these shapes."""
+        given: list[Tensor | None] = []
+        if cotangents is not None and self._wanted:
+            given += [cotangents.task_loss, cotangents.prediction, *(cotangents.adapted or ())]
+        made = iter(self._run(inputs, [bar for bar in given if bar is not None]))
+        return Outputs(
+            task_loss=next(made) if self._has_task_loss else None,
+            prediction=next(made) if self._has_prediction else None,
+            adapted=None
+            if self._adapted is None
+            else tuple(next(made) if flag else None for flag in self._adapted),
+            gradients=dict(zip(self._wanted, made, strict=True)),
+        )
+
+
+class ProductRecipe(Recipe):
+    """H u of every task."""
+
+    def __init__(self, loop: InnerLoop, inputs: Inputs) -> None:
+        super().__init__(loop, inputs)
+        self._adapted = loop.adapted
+        self._call.vectors = [self._given() if flag else 0 for flag in loop.adapted]
+        self._call.products = [
+            self._made(inputs.tasks, *slot.shape) if flag else 0
+            for slot, flag in zip(loop.program.slots, loop.adapted, strict=True)
+        ]
+        self._describe_inputs(loop, inputs, {})
+
+    def run(self, inputs: Inputs, vectors: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
+        """Runs a call of these shapes."""
+        made = iter(self._run(inputs, [vector for vector in vectors if vector is not None]))
+        return tuple(next(made) if flag else None for flag in self._adapted)
