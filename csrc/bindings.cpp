@@ -101,8 +101,9 @@ PYBIND11_MODULE(_native, m) {
       .def_readwrite("products", &CallArgument::products)
       .def("add_parameter", [](CallArgument& self, Ref data, bool per_task,
                                Ref grad) { self.parameters.push_back({data, per_task, grad}); })
-      .def("add_rate", [](CallArgument& self, Ref data, int64_t rows, int64_t elements,
-                          Ref grad) { self.rates.push_back({data, rows, elements, grad}); });
+      .def("add_rate", [](CallArgument& self, Ref data, int64_t rows, int64_t elements, Ref grad) {
+        self.rates.push_back({data, rows, elements, grad});
+      });
   def_fields<py::class_<CallArgument>, CallArgument, Ref>(
       call, {{"task_loss", &CallArgument::task_loss},
              {"prediction", &CallArgument::prediction},

@@ -13,31 +13,33 @@ struct Linear {
   template <class Real>
   using In = View<const Real>;
 
+  // A matrix, or the factors of the two products of a tangent: a' b + a b'. Null: zero.
+  template <class Real>
+  struct Pair {
+    const Real* first;
+    const Real* second = nullptr;
+  };
+
   template <class Team, class Real>
   static void forward(Team& team, const Op& op, const Operands<Real>& o) {
-    product(team, op, o, o.x[0], o.w[0], In<Real>{o.w[1], 0, 1}, o.y);
+    product<Team, Real>(team, op, o, {o.x[0]}, {o.w[0]}, o.w[1], o.y);
     team.sync();
   }
 
   template <class Team, class Real>
   static void backward(Team& team, const Op& op, const Operands<Real>& o) {
-    input_gradient(team, op, o, o.y_bar, o.w[0], o.add_x[0]);
-    weight_gradient(team, op, o, o.y_bar, o.x[0], o.add_w[0]);
+    input_gradient<Team, Real>(team, op, o, {o.y_bar}, {o.w[0]});
+    weight_gradient<Team, Real>(team, op, o, {o.y_bar}, {o.x[0]});
     bias_gradient(team, op, o, o.y_bar);
     team.sync();
   }
 
   template <class Team, class Real>
   static void forward_jvp(Team& team, const Op& op, const Operands<Real>& o) {
-    In<Real> init{o.w_dot[1], 0, 1};
-    if (o.x_dot[0]) {
-      product(team, op, o, o.x_dot[0], o.w[0], init, o.y_dot);
-      init = In<Real>{o.y_dot, op.out, 1};
-      team.sync();
-    }
-    if (o.w_dot[0]) {
-      product(team, op, o, o.x[0], o.w_dot[0], init, o.y_dot);
-    } else if (!o.x_dot[0]) {
+    if (o.x_dot[0] || o.w_dot[0]) {
+      product<Team, Real>(team, op, o, {o.x_dot[0], o.x[0]}, {o.w[0], o.w_dot[0]}, o.w_dot[1],
+                          o.y_dot);
+    } else {
       // Only the bias has a tangent, or nothing has.
       team.each(op.rows * o.samples * op.out,
                 [&](int64_t i) { o.y_dot[i] = o.w_dot[1] ? o.w_dot[1][i % op.out] : Real(0); });
@@ -47,40 +49,54 @@ struct Linear {
 
   template <class Team, class Real>
   static void backward_jvp(Team& team, const Op& op, const Operands<Real>& o) {
-    input_gradient(team, op, o, o.y_bar_dot, o.w[0], o.add_x[0]);
-    weight_gradient(team, op, o, o.y_bar_dot, o.x[0], o.add_w[0]);
+    input_gradient<Team, Real>(team, op, o, {o.y_bar_dot, o.y_bar}, {o.w[0], o.w_dot[0]});
+    weight_gradient<Team, Real>(team, op, o, {o.y_bar_dot, o.y_bar}, {o.x[0], o.x_dot[0]});
     bias_gradient(team, op, o, o.y_bar_dot);
-    team.sync();
-    if (o.w_dot[0]) input_gradient(team, op, o, o.y_bar, o.w_dot[0], true);
-    if (o.x_dot[0]) weight_gradient(team, op, o, o.y_bar, o.x_dot[0], true);
     team.sync();
   }
 
  private:
-  // y = init + x w^T
+  // c = init + a b, or of two products those whose factors are there; one of them is.
   template <class Team, class Real>
-  static void product(Team& team, const Op& op, const Operands<Real>& o, const Real* x,
-                      const Real* w, In<Real> init, Real* y) {
-    team.gemm(op.rows * o.samples, op.out, op.in, Real(1), In<Real>{x, op.in, 1},
-              In<Real>{w, 1, op.in}, init, View<Real>{y, op.out, 1});
+  static void sum_of_products(Team& team, int64_t m, int64_t n, int64_t k, Pair<Real> a,
+                              In<Real> a_at, Pair<Real> b, In<Real> b_at, In<Real> init,
+                              View<Real> c) {
+    const bool has_first = a.first && b.first, has_second = a.second && b.second;
+    a_at.data = has_first ? a.first : a.second;
+    b_at.data = has_first ? b.first : b.second;
+    const bool both = has_first && has_second;
+    team.gemm(m, n, k, Real(1), a_at, b_at, init, c, both ? a.second : nullptr,
+              both ? b.second : nullptr);
   }
 
+  // y = bias + x w^T
   template <class Team, class Real>
-  static void input_gradient(Team& team, const Op& op, const Operands<Real>& o, const Real* y_bar,
-                             const Real* w, bool add) {
-    if (!o.x_grad[0]) return;
-    team.gemm(op.rows * o.samples, op.in, op.out, Real(1), In<Real>{y_bar, op.out, 1},
-              In<Real>{w, op.in, 1}, In<Real>{add ? o.x_grad[0] : nullptr, op.in, 1},
-              View<Real>{o.x_grad[0], op.in, 1});
+  static void product(Team& team, const Op& op, const Operands<Real>& o, Pair<Real> x, Pair<Real> w,
+                      const Real* bias, Real* y) {
+    sum_of_products<Team, Real>(team, op.rows * o.samples, op.out, op.in, x, {nullptr, op.in, 1}, w,
+                                {nullptr, 1, op.in}, {bias, 0, 1}, {y, op.out, 1});
   }
 
+  // x_grad = y_bar w
   template <class Team, class Real>
-  static void weight_gradient(Team& team, const Op& op, const Operands<Real>& o, const Real* y_bar,
-                              const Real* x, bool add) {
-    if (!o.w_grad[0]) return;
-    team.gemm(op.out, op.in, op.rows * o.samples, Real(1), In<Real>{y_bar, 1, op.out},
-              In<Real>{x, op.in, 1}, In<Real>{add ? o.w_grad[0] : nullptr, op.in, 1},
-              View<Real>{o.w_grad[0], op.in, 1});
+  static void input_gradient(Team& team, const Op& op, const Operands<Real>& o, Pair<Real> y_bar,
+                             Pair<Real> w) {
+    Real* to = o.x_grad[0];
+    if (!to) return;
+    sum_of_products<Team, Real>(team, op.rows * o.samples, op.in, op.out, y_bar,
+                                {nullptr, op.out, 1}, w, {nullptr, op.in, 1},
+                                {o.add_x[0] ? to : nullptr, op.in, 1}, {to, op.in, 1});
+  }
+
+  // w_grad = y_bar^T x
+  template <class Team, class Real>
+  static void weight_gradient(Team& team, const Op& op, const Operands<Real>& o, Pair<Real> y_bar,
+                              Pair<Real> x) {
+    Real* to = o.w_grad[0];
+    if (!to) return;
+    sum_of_products<Team, Real>(team, op.out, op.in, op.rows * o.samples, y_bar,
+                                {nullptr, 1, op.out}, x, {nullptr, op.in, 1},
+                                {o.add_w[0] ? to : nullptr, op.in, 1}, {to, op.in, 1});
   }
 
   template <class Team, class Real>

@@ -18,18 +18,13 @@ struct Sgd {
   static void step(Team& team, const Call<Real>& call, int64_t k, const Real* phi,
                    const Real* state, Real* phi_next, Real* state_next) {
     const Real momentum = Real(call.momentum);
-    for (int32_t slot = 0; slot < call.program.slot_count; ++slot) {
-      const Slot& s = call.program.slots[slot];
-      if (!s.adapted) continue;
-      const Real* rate = row(call.rates[slot], k);
-      const int64_t stride = call.rates[slot].elements > 1;
-      const int64_t offset = s.offset;
-      team.each(s.size, [=](int64_t i) {
-        const int64_t j = offset + i;
-        if (state) state_next[j] += momentum * state[j];
-        phi_next[j] = phi[j] - rate[stride * i] * state_next[j];
-      });
-    }
+    for_each_slot(call, k, [&](const Slot& slot, const Rate<Real>&, auto rate) {
+      const Real* s = state ? state + slot.offset : nullptr;
+      const Real* p = phi + slot.offset;
+      Real *p_next = phi_next + slot.offset, *s_next = state_next + slot.offset;
+      if (s) team.each(slot.size, [=](int64_t i) { s_next[i] += momentum * s[i]; });
+      team.each(slot.size, [=](int64_t i) { p_next[i] = p[i] - rate(i) * s_next[i]; });
+    });
     team.sync();
   }
 
@@ -38,43 +33,52 @@ struct Sgd {
   static void adjoint(Team& team, const Call<Real>& call, int64_t k, const Real* state_next,
                       const Real* v, Real* r, Real* u, Real* summed) {
     const Real momentum = Real(call.momentum);
-    for (int32_t slot = 0; slot < call.program.slot_count; ++slot) {
-      const Slot& s = call.program.slots[slot];
-      if (!s.adapted) continue;
-      const Rate<Real>& rates = call.rates[slot];
-      const Real* rate = row(rates, k);
-      const int64_t stride = rates.elements > 1;
-      const int64_t offset = s.offset;
-      team.each(s.size, [=](int64_t i) {
-        const int64_t j = offset + i;
-        u[j] = (r ? r[j] : Real(0)) - rate[stride * i] * v[j];
-        if (r) r[j] = momentum * u[j];
-      });
-      if (rates.grad < 0) continue;
+    for_each_slot(call, k, [&](const Slot& slot, const Rate<Real>& rates, auto rate) {
+      const Real *v_at = v + slot.offset, *s_next = state_next + slot.offset;
+      Real *u_at = u + slot.offset, *r_at = r ? r + slot.offset : nullptr;
+      if (r_at) {
+        team.each(slot.size, [=](int64_t i) {
+          u_at[i] = r_at[i] - rate(i) * v_at[i];
+          r_at[i] = momentum * u_at[i];
+        });
+      } else {
+        team.each(slot.size, [=](int64_t i) { u_at[i] = -(rate(i) * v_at[i]); });
+      }
+      if (rates.grad < 0) return;
       Real* rate_grad = summed + rates.grad + row_index(rates, k) * rates.elements;
       if (rates.elements > 1) {
-        team.each(s.size,
-                  [=](int64_t i) { rate_grad[i] -= v[offset + i] * state_next[offset + i]; });
+        team.each(slot.size, [=](int64_t i) { rate_grad[i] -= v_at[i] * s_next[i]; });
       } else {
         team.template reduce<1>(
-            Along::element, 1, s.size,
-            [=](int64_t, int64_t i) {
-              return Terms<Real, 1>{{v[offset + i] * state_next[offset + i]}};
-            },
+            Along::element, 1, slot.size,
+            [=](int64_t, int64_t i) { return Terms<Real, 1>{{v_at[i] * s_next[i]}}; },
             [=](int64_t, const Terms<Real, 1>& sum) { *rate_grad -= sum.value[0]; });
       }
-    }
+    });
     team.sync();
   }
 
  private:
+  // visit(slot, rates, rate) for the adapted slots; rate(i) is that of element i in step k. Loops
+  // over it are compiled once for a rate an element and once for one that all elements share.
+  template <class Real, class Visit>
+  static void for_each_slot(const Call<Real>& call, int64_t k, Visit visit) {
+    for (int32_t index = 0; index < call.program.slot_count; ++index) {
+      const Slot& slot = call.program.slots[index];
+      if (!slot.adapted) continue;
+      const Rate<Real>& rates = call.rates[index];
+      const Real* row = rates.data + row_index(rates, k) * rates.elements;
+      if (rates.elements > 1) {
+        visit(slot, rates, [row](int64_t i) { return row[i]; });
+      } else {
+        visit(slot, rates, [rate = *row](int64_t) { return rate; });
+      }
+    }
+  }
+
   template <class Real>
   FM_HD static int64_t row_index(const Rate<Real>& rate, int64_t k) {
     return k < rate.rows ? k : rate.rows - 1;
-  }
-  template <class Real>
-  FM_HD static const Real* row(const Rate<Real>& rate, int64_t k) {
-    return rate.data + row_index(rate, k) * rate.elements;
   }
 };
 

@@ -1,4 +1,4 @@
-// Small matrix products c = init + alpha * a b, out of the caches, without packing.
+// Small matrix products, or sums of two, out of the caches: c = init + alpha * (a b + a' b').
 //
 // The strides alone choose one of three ways through the product:
 //
@@ -7,23 +7,14 @@
 //           j, elements of a are broadcast; its mirror where a and c are contiguous along i
 //   plain   any other strides, one element at a time
 //
-// Each way holds a tile of c in registers while k runs. An element of c is summed in the same
-// order whatever tile it falls in: lane by lane over k, then across lanes (dot); over k (outer and
-// plain). So any part of c, computed by anyone, has the same bits.
+// Each way holds a tile of c in registers while k runs (gemm_tiles.h). An element of c is summed in
+// the same order whatever tile it falls in: lane by lane over k, then across lanes (dot); over k
+// (outer and plain). So any part of c, computed by anyone, has the same bits.
 #pragma once
 
-#include "simd.h"
+#include "gemm_tiles.h"
 
 namespace fastmaml::FM_ISA {
-
-// a [m, k], b [k, n], init and c [m, n]; init may be c itself.
-template <class Real>
-struct Product {
-  int64_t m, n, k;
-  Real alpha;
-  View<const Real> a, b, init;
-  View<Real> c;
-};
 
 struct Range {
   int64_t begin, end;
@@ -36,11 +27,6 @@ FM_INLINE Range part(int64_t count, int64_t parts, int64_t index) {
 
 FM_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-template <class Real>
-FM_INLINE Real* at(View<Real> view, int64_t i, int64_t j) {
-  return view.data + i * view.row_stride + j * view.col_stride;
-}
-
 // The rows and columns of c that are given.
 template <class Real>
 FM_INLINE Product<Real> slice(const Product<Real>& p, Range rows, Range columns) {
@@ -49,158 +35,16 @@ FM_INLINE Product<Real> slice(const Product<Real>& p, Range rows, Range columns)
     return view;
   };
   Product<Real> result = p;
+  const Factors<Real> factors(p, rows.begin, columns.begin);
   result.m = rows.end - rows.begin;
   result.n = columns.end - columns.begin;
-  result.a.data = at(p.a, rows.begin, 0);
-  result.b.data = at(p.b, 0, columns.begin);
+  result.a.data = factors.a;
+  result.b.data = factors.b;
+  result.a_more = factors.a_more;
+  result.b_more = factors.b_more;
   result.init = from(p.init);
   result.c = from(p.c);
   return result;
-}
-
-// A tile of rows x columns elements of c.
-template <class Real>
-struct DotTile {
-  static constexpr int max_rows = TileLimits::dot_rows, max_columns = TileLimits::dot_columns;
-  static constexpr int column_width = 1;
-
-  template <int rows, int columns>
-  static void run(const Product<Real>& p, int64_t i, int64_t j) {
-    using V = Vec<Real>;
-    const Real* a = at(p.a, i, 0);
-    const Real* b = at(p.b, 0, j);
-    const int64_t a_stride = p.a.row_stride, b_stride = p.b.col_stride;
-    V acc[rows * columns];
-#pragma GCC unroll 32
-    for (int t = 0; t < rows * columns; ++t) acc[t] = V::zero();
-    auto step = [&](auto load) FM_ALWAYS_INLINE {
-      V b_at[columns];
-#pragma GCC unroll 8
-      for (int s = 0; s < columns; ++s) b_at[s] = load(b + s * b_stride);
-#pragma GCC unroll 8
-      for (int r = 0; r < rows; ++r) {
-        const V a_at = load(a + r * a_stride);
-#pragma GCC unroll 8
-        for (int s = 0; s < columns; ++s) {
-          acc[r * columns + s] = fma(a_at, b_at[s], acc[r * columns + s]);
-        }
-      }
-    };
-    int64_t e = 0;
-    for (; e + V::width <= p.k; e += V::width) {
-      step([e](const Real* row) FM_ALWAYS_INLINE { return V::load(row + e); });
-    }
-    if (e < p.k) {
-      const int rest = static_cast<int>(p.k - e);
-      step([e, rest](const Real* row) FM_ALWAYS_INLINE { return V::load(row + e, rest); });
-    }
-    Real sums[rows * columns];
-    sum_each<rows * columns>(acc, sums);
-    auto finish = [&](int64_t init_stride, int64_t c_stride) FM_ALWAYS_INLINE {
-      for (int r = 0; r < rows; ++r) {
-        const Real* init = at(p.init, i + r, j);
-        Real* c = at(p.c, i + r, j);
-#pragma GCC ivdep
-        for (int s = 0; s < columns; ++s) {
-          c[s * c_stride] = multiply_add(p.alpha, sums[r * columns + s], init[s * init_stride]);
-        }
-      }
-    };
-    if (p.c.col_stride == 1 && p.init.col_stride == 1) {
-      finish(1, 1);
-    } else if (p.c.col_stride == 1 && p.init.col_stride == 0) {
-      finish(0, 1);
-    } else {
-      finish(p.init.col_stride, p.c.col_stride);
-    }
-  }
-};
-
-// A tile of rows x columns vectors of c; the last vector of a row may be partial.
-template <class Real>
-struct OuterTile {
-  static constexpr int max_rows = TileLimits::outer_rows, max_columns = TileLimits::outer_vectors;
-  static constexpr int column_width = Vec<Real>::width;
-
-  template <int rows, int columns>
-  static void run(const Product<Real>& p, int64_t i, int64_t j) {
-    const int64_t rest = p.n - j - (columns - 1) * column_width;
-    if (rest >= column_width) {
-      run<rows, columns, false>(p, i, j, column_width);
-    } else {
-      run<rows, columns, true>(p, i, j, static_cast<int>(rest));
-    }
-  }
-
- private:
-  template <int rows, int columns, bool partial>
-  FM_INLINE static void run(const Product<Real>& p, int64_t i, int64_t j, int rest) {
-    using V = Vec<Real>;
-    auto load = [rest](const Real* row, int s) FM_ALWAYS_INLINE {
-      const Real* from = row + s * column_width;
-      return partial && s == columns - 1 ? V::load(from, rest) : V::load(from);
-    };
-    const Real* a = at(p.a, i, 0);
-    const Real* b = at(p.b, 0, j);
-    const int64_t a_stride = p.a.row_stride;
-    V acc[rows][columns];
-#pragma GCC unroll 8
-    for (int r = 0; r < rows; ++r) {
-#pragma GCC unroll 8
-      for (int s = 0; s < columns; ++s) acc[r][s] = V::zero();
-    }
-    for (int64_t e = 0; e < p.k; ++e, a += p.a.col_stride, b += p.b.row_stride) {
-      V b_at[columns];
-#pragma GCC unroll 8
-      for (int s = 0; s < columns; ++s) b_at[s] = load(b, s);
-#pragma GCC unroll 8
-      for (int r = 0; r < rows; ++r) {
-        const V a_at = V::broadcast(a[r * a_stride]);
-#pragma GCC unroll 8
-        for (int s = 0; s < columns; ++s) acc[r][s] = fma(a_at, b_at[s], acc[r][s]);
-      }
-    }
-    const V alpha = V::broadcast(p.alpha);
-#pragma GCC unroll 8
-    for (int r = 0; r < rows; ++r) {
-      const Real* init = at(p.init, i + r, j);
-      Real* c = at(p.c, i + r, j);
-#pragma GCC unroll 8
-      for (int s = 0; s < columns; ++s) {
-        const V start = p.init.col_stride == 0 ? V::broadcast(*init) : load(init, s);
-        const V result = fma(alpha, acc[r][s], start);
-        if (partial && s == columns - 1) {
-          result.store(c + s * column_width, rest);
-        } else {
-          result.store(c + s * column_width);
-        }
-      }
-    }
-  }
-};
-
-// The instances of Tile::run by rows and columns.
-template <class Real, class Tile>
-struct TileTable {
-  using Run = void (*)(const Product<Real>&, int64_t, int64_t);
-  Run run[Tile::max_rows][Tile::max_columns];
-
-  template <int rows = 1, int columns = 1>
-  constexpr void fill() {
-    run[rows - 1][columns - 1] = &Tile::template run<rows, columns>;
-    if constexpr (columns < Tile::max_columns) {
-      fill<rows, columns + 1>();
-    } else if constexpr (rows < Tile::max_rows) {
-      fill<rows + 1, 1>();
-    }
-  }
-};
-
-template <class Real, class Tile>
-constexpr TileTable<Real, Tile> make_tiles() {
-  TileTable<Real, Tile> tiles{};
-  tiles.fill();
-  return tiles;
 }
 
 // 0..count-1 in runs of nearly equal size, none longer than `most`.
@@ -220,29 +64,32 @@ struct Runs {
 template <class Real, class Tile>
 void cover(const Product<Real>& p) {
   static constexpr auto tiles = make_tiles<Real, Tile>();
-  constexpr int64_t cache = 16 * 1024;  // bytes of b that stay in the first-level cache
+  constexpr int64_t cache = 16 * 1024 / sizeof(Real);  // numbers that stay in the first-level cache
   constexpr int64_t width = Tile::column_width;
   if (p.m == 0 || p.n == 0) return;
   const int64_t all_columns = ceil_div(p.n, width);
-  const Runs rows(p.m, Tile::max_rows), columns(all_columns, Tile::max_columns);
-  if (p.k * p.n * static_cast<int64_t>(sizeof(Real)) <= cache) {
+  const Runs columns(all_columns, Tile::columns_for(p.m));
+  if (p.k * p.n <= cache && p.k * p.m > cache) {  // a is the one to read once
+    const Runs rows(p.m, Tile::rows_beside(static_cast<int>(columns[0])));
     for (int64_t r = 0, i = 0; i < p.m; i += rows[r++]) {
       for (int64_t s = 0, j = 0; j < all_columns; j += columns[s++]) {
         tiles.run[rows[r] - 1][columns[s] - 1](p, i, j * width);
       }
     }
-  } else {
-    for (int64_t s = 0, j = 0; j < all_columns; j += columns[s++]) {
-      for (int64_t r = 0, i = 0; i < p.m; i += rows[r++]) {
-        tiles.run[rows[r] - 1][columns[s] - 1](p, i, j * width);
-      }
+    return;
+  }
+  Runs rows(p.m, Tile::rows_beside(static_cast<int>(columns[0])));
+  for (int64_t s = 0, j = 0; j < all_columns; j += columns[s++]) {
+    if (s == columns.longer) rows = Runs(p.m, Tile::rows_beside(static_cast<int>(columns[s])));
+    for (int64_t r = 0, i = 0; i < p.m; i += rows[r++]) {
+      tiles.run[rows[r] - 1][columns[s] - 1](p, i, j * width);
     }
   }
 }
 
 // Copies b, contiguous along k, to `panel`, contiguous along j and padded to whole vectors.
 template <class Real>
-void pack(const Product<Real>& p, Real* panel, int64_t panel_stride) {
+void pack(const Product<Real>& p, View<const Real> b, Real* panel, int64_t panel_stride) {
   using V = Vec<Real>;
   constexpr int width = V::width;
   for (int64_t j = 0; j < p.n; j += width) {
@@ -251,7 +98,7 @@ void pack(const Product<Real>& p, Real* panel, int64_t panel_stride) {
       V block[width];
 #pragma GCC unroll 16
       for (int s = 0; s < width; ++s) {
-        const Real* from = at(p.b, e, j + s);
+        const Real* from = at(b, e, j + s);
         block[s] = s >= columns    ? V::zero()
                    : rest >= width ? V::load(from)
                                    : V::load(from, static_cast<int>(rest));
@@ -271,11 +118,15 @@ constexpr int64_t pack_depth = 64;
 template <class Real>
 void pack_and_cover(const Product<Real>& p) {
   constexpr int64_t columns = OuterTile<Real>::max_columns * Vec<Real>::width;
-  Real panel[pack_depth * columns];
+  Real panels[2][pack_depth * columns];
   for (int64_t j = 0; j < p.n; j += columns) {
     Product<Real> part = slice(p, {0, p.m}, {j, p.n - j < columns ? p.n : j + columns});
-    pack(part, panel, columns);
-    part.b = {panel, columns, 1};
+    pack(part, part.b, panels[0], columns);
+    if (p.b_more) {
+      pack(part, {part.b_more, part.b.row_stride, part.b.col_stride}, panels[1], columns);
+      part.b_more = panels[1];
+    }
+    part.b = {panels[0], columns, 1};
     cover<Real, OuterTile<Real>>(part);
   }
 }
@@ -285,19 +136,24 @@ void plain(const Product<Real>& p) {
   for (int64_t i = 0; i < p.m; ++i) {
     for (int64_t j = 0; j < p.n; ++j) {
       Real sum = 0;
-      for (int64_t e = 0; e < p.k; ++e) sum = multiply_add(*at(p.a, i, e), *at(p.b, e, j), sum);
+      Factors<Real> factors(p, i, j);
+      do {
+        for (int64_t e = 0; e < p.k; ++e) {
+          sum = multiply_add(factors.a[e * p.a.col_stride], factors.b[e * p.b.row_stride], sum);
+        }
+      } while (factors.next());
       *at(p.c, i, j) = multiply_add(p.alpha, sum, *at(p.init, i, j));
     }
   }
 }
 
-// The lane's share of c: of its rows or of its columns, whichever makes more tiles.
+// The lane's share of c: of its rows or of its columns, whichever are more.
 template <class Real, class Tile>
 Product<Real> share(const Product<Real>& p, int rank, int size) {
   if (size == 1) return p;
   constexpr int64_t width = Tile::column_width;
   const int64_t columns = ceil_div(p.n, width);
-  if (ceil_div(p.m, Tile::max_rows) >= ceil_div(columns, Tile::max_columns)) {
+  if (p.m >= columns) {
     return slice(p, part(p.m, size, rank), {0, p.n});
   }
   const Range mine = part(columns, size, rank);
@@ -309,7 +165,7 @@ FM_INLINE View<Real> transposed(View<Real> view) {
   return {view.data, view.col_stride, view.row_stride};
 }
 
-// c^T = init^T + alpha * b^T a^T, the same product.
+// c^T = init^T + alpha * (b^T a^T + b'^T a'^T), the same product.
 template <class Real>
 FM_INLINE Product<Real> transposed(const Product<Real>& p) {
   return {p.n,
@@ -319,7 +175,9 @@ FM_INLINE Product<Real> transposed(const Product<Real>& p) {
           transposed(p.b),
           transposed(p.a),
           transposed(p.init),
-          transposed(p.c)};
+          transposed(p.c),
+          p.b_more,
+          p.a_more};
 }
 
 // Whether vectors can run along j.

@@ -88,8 +88,9 @@ FM_INLINE Vec<double> select(Vec<double> x, Vec<double> y) {
 
 // Tiles of the matrix product that fill the registers (gemm.h).
 struct TileLimits {
-  static constexpr int outer_rows = 6, outer_vectors = 4;  // 24 sums, 4 vectors of b, 1 of a
-  static constexpr int dot_rows = 4, dot_columns = 4;      // 16 sums, 4 + 4 factors
+  // Sums in registers, beside the vectors of b and one of a.
+  static constexpr int outer_sums = 24, outer_vectors = 4, outer_vectors_of_few_rows = 6;
+  static constexpr int dot_sums = 16;
 };
 
 }  // namespace fastmaml::FM_ISA

@@ -77,8 +77,9 @@ FM_INLINE Vec<Real> select(Vec<Real> x, Vec<Real> y) {
 
 // Tiles of the matrix product that fill 16 registers (gemm.h).
 struct TileLimits {
-  static constexpr int outer_rows = 6, outer_vectors = 2;  // 12 sums, 2 vectors of b, 1 of a
-  static constexpr int dot_rows = 3, dot_columns = 4;      // 12 sums, 3 + 1 factors
+  // Sums in registers, beside the vectors of b and one of a.
+  static constexpr int outer_sums = 12, outer_vectors = 2, outer_vectors_of_few_rows = 5;
+  static constexpr int dot_sums = 12;
 };
 
 }  // namespace fastmaml::FM_ISA

@@ -10,10 +10,12 @@
 //   int  size() const;
 //   void sync();         // all lanes arrive before any leaves; earlier writes become visible
 //
-//   // c = init + alpha * a b, with a [m, k], b [k, n], c [m, n]; init.data null means zero;
-//   // init may be c itself (accumulate), or a row with row_stride 0 (bias)
+//   // c = init + alpha * (a b + a_more b_more), with a [m, k], b [k, n], c [m, n]; init.data null
+//   // means zero; init may be c itself (accumulate), or a row with row_stride 0 (bias); a_more and
+//   // b_more lie as a and b do, and are null where there is one product alone
 //   void gemm(int64_t m, int64_t n, int64_t k, Real alpha, View<const Real> a,
-//             View<const Real> b, View<const Real> init, View<Real> c);
+//             View<const Real> b, View<const Real> init, View<Real> c,
+//             const Real* a_more = nullptr, const Real* b_more = nullptr);
 //
 //   void each(int64_t count, F f);        // f(i) for all i < count; vectorised: f must be pure
 //                                         // arithmetic on element i, with no aliasing between i

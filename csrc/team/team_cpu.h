@@ -35,8 +35,9 @@ class TeamCpu {
   }
 
   void gemm(int64_t m, int64_t n, int64_t k, Real alpha, View<const Real> a, View<const Real> b,
-            View<const Real> init, View<Real> c) {
-    FM_ISA::gemm(Product<Real>{m, n, k, alpha, a, b, init, c}, rank_, size_);
+            View<const Real> init, View<Real> c, const Real* a_more = nullptr,
+            const Real* b_more = nullptr) {
+    FM_ISA::gemm(Product<Real>{m, n, k, alpha, a, b, init, c, a_more, b_more}, rank_, size_);
   }
 
   template <class F>

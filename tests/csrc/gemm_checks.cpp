@@ -61,13 +61,22 @@ bool near(double expected, Real got, int64_t terms) {
 
 template <class Real>
 void check_product(int64_t m, int64_t n, int64_t k, Layout a_layout, Layout b_layout,
-                   Layout c_layout, Init init, Real alpha) {
+                   Layout c_layout, Init init, Real alpha, bool is_sum) {
   Matrix<Real> a(m, k, a_layout, 1), b(k, n, b_layout, 2), c(m, n, c_layout, 3);
+  Matrix<Real> a_more(m, k, a_layout, 5), b_more(k, n, b_layout, 6);
   Matrix<Real> bias(m > n ? m : n, 1, Layout::columns, 4);
   const Matrix<Real> before = c;
   auto product = [&](Matrix<Real>& to) {
-    return Product<Real>{m,          n, k, alpha, a.view(), b.view(), init_view(init, to, bias),
-                         to.target()};
+    return Product<Real>{m,
+                         n,
+                         k,
+                         alpha,
+                         a.view(),
+                         b.view(),
+                         init_view(init, to, bias),
+                         to.target(),
+                         is_sum ? a_more.buffer.data() : nullptr,
+                         is_sum ? b_more.buffer.data() : nullptr};
   };
   gemm(product(c), 0, 1);
 
@@ -77,9 +86,12 @@ void check_product(int64_t m, int64_t n, int64_t k, Layout a_layout, Layout b_la
   for (int64_t i = 0; i < m; ++i) {
     for (int64_t j = 0; j < n; ++j) {
       double sum = 0;
-      for (int64_t e = 0; e < k; ++e) sum += double(a.at(i, e)) * double(b.at(e, j));
+      for (int64_t e = 0; e < k; ++e) {
+        sum += double(a.at(i, e)) * double(b.at(e, j));
+        if (is_sum) sum += double(a_more.at(i, e)) * double(b_more.at(e, j));
+      }
       const double base = from.data ? *at(from, i, j) : 0;
-      right = right && near(base + double(alpha) * sum, c.at(i, j), k);
+      right = right && near(base + double(alpha) * sum, c.at(i, j), is_sum ? 2 * k : k);
     }
   }
   CHECK(right);
@@ -95,6 +107,7 @@ void check_product(int64_t m, int64_t n, int64_t k, Layout a_layout, Layout b_la
     Product<Real> row = product(by_row);
     row.m = 1;
     row.a.data += i * row.a.row_stride;
+    if (is_sum) row.a_more += i * row.a.row_stride;
     row.c.data += i * row.c.row_stride;
     if (row.init.data) row.init.data += i * row.init.row_stride;
     gemm(row, 0, 1);
@@ -106,14 +119,15 @@ template <class Real>
 void check_products() {
   constexpr int64_t sizes[] = {0, 1, 2, 5, 7, 16, 19, 35};
   constexpr Real alphas[] = {1, Real(-0.25)};
-  uint32_t count = 0;  // goes through the inits and alphas as the shapes go by
+  uint32_t count = 0;  // goes through inits, alphas and sums of two as the shapes go by
   for (const int64_t m : sizes) {
     for (const int64_t n : sizes) {
       for (const int64_t k : sizes) {
         for (const Layout a : layouts) {
           for (const Layout b : layouts) {
             for (const Layout c : layouts) {
-              check_product(m, n, k, a, b, c, static_cast<Init>(count % 5), alphas[count / 5 % 2]);
+              check_product(m, n, k, a, b, c, static_cast<Init>(count % 5), alphas[count / 5 % 2],
+                            count / 10 % 2 == 1);
               ++count;
             }
           }
@@ -122,10 +136,18 @@ void check_products() {
     }
   }
   // Larger than a tile in every direction, and than the cache that decides the order of tiles.
-  check_product(13, 70, 129, Layout::rows, Layout::columns, Layout::rows, Init::row, Real(1));
-  check_product(13, 150, 129, Layout::rows, Layout::rows, Layout::rows, Init::self, Real(1));
-  check_product(150, 13, 129, Layout::columns, Layout::rows, Layout::columns, Init::column,
-                Real(1));
+  for (const bool is_sum : {false, true}) {
+    check_product(13, 70, 129, Layout::rows, Layout::columns, Layout::rows, Init::row, Real(1),
+                  is_sum);
+    check_product(13, 70, 50, Layout::rows, Layout::columns, Layout::rows, Init::row, Real(1),
+                  is_sum);
+    check_product(13, 150, 129, Layout::rows, Layout::rows, Layout::rows, Init::self, Real(1),
+                  is_sum);
+    check_product(150, 13, 129, Layout::columns, Layout::rows, Layout::columns, Init::column,
+                  Real(1), is_sum);
+    check_product(300, 21, 70, Layout::rows, Layout::rows, Layout::rows, Init::zero, Real(1),
+                  is_sum);
+  }
 }
 
 // NaN reaches its own row and column, through a factor of zero as well, and nothing else.

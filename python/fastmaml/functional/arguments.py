@@ -55,11 +55,11 @@ class Bound:
         self.model = model
         self.tasks = x.shape[0]
         self.program = _program(model, x_name, tuple(x.shape[2:]))
-        own = tuple(_parameter(model, path) for path in _paths(self.program))
-        self.trainable = tuple(parameter.requires_grad for parameter in own)
-        self.parameters = tuple(
-            self.cast(parameter) for parameter in self._overridden(own, parameters)
-        )
+        own = tuple([_parameter(model, path) for path in _paths(self.program)])
+        self.trainable = tuple([parameter.requires_grad for parameter in own])
+        self.parameters = own if parameters is None else self._overridden(own, parameters)
+        if self.autocast:
+            self.parameters = tuple([self.cast(parameter) for parameter in self.parameters])
         like = self.parameters[0] if self.parameters else self.cast(x)
         self.dtype, self.device = like.dtype, like.device
         self._key: Hashable | None = None
@@ -205,10 +205,8 @@ class Bound:
         return 0
 
     def _overridden(
-        self, own: tuple[Tensor, ...], parameters: Mapping[str, Tensor] | None
+        self, own: tuple[Tensor, ...], parameters: Mapping[str, Tensor]
     ) -> tuple[Tensor, ...]:
-        if parameters is None:
-            return own
         if not isinstance(parameters, Mapping):
             raise TypeError(
                 f"parameters must map names to tensors, got {type(parameters).__name__}"

@@ -54,9 +54,7 @@ def _signed(forward: Callable[P, R]) -> Callable[P, R]:
 
 def _may_be_differentiated() -> bool:
     """Whether a derivative of what is computed now may follow."""
-    return (
-        torch.is_grad_enabled() or _transforms_are_active() or forward_ad._current_level >= 0
-    )
+    return torch.is_grad_enabled() or _transforms_are_active() or forward_ad._current_level >= 0
 
 
 def _refuse(what: str) -> NoReturn:
@@ -107,16 +105,16 @@ class Run(_Function):
     @staticmethod
     @eager
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
-        needed = ctx.needs_input_grad[1:]
-        keys = tuple(key for key, need in zip(ctx.call.keys, needed, strict=True) if need)
         tensors = ctx.saved_tensors
+        needed = ctx.needs_input_grad
         if all(cotangent is None for cotangent in cotangents):
-            return (None,) * (1 + len(needed))
+            return (None,) * len(needed)
+        keys = tuple([key for key, need in zip(ctx.call.keys, needed[1:], strict=True) if need])
         known = None if _may_be_differentiated() else ctx.call.known_gradients(keys, cotangents)
         if known is None:
             known = Gradient.apply(ctx.call, keys, len(cotangents), *cotangents, *tensors)
         gradients = iter(known)
-        return (None, *(next(gradients) if need else None for need in needed))
+        return tuple([next(gradients) if need else None for need in needed])
 
 
 class Gradient(_Function):

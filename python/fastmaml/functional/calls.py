@@ -150,6 +150,11 @@ class LossCall(RunCall):
         loss, task_loss, prediction = given
         if task_loss is not None or prediction is not None or not self._of_loss.keys() >= set(keys):
             return None
+        if loss.device.type == "cpu" and loss.item() == 1.0:
+            # As it is, and handed over rather than kept: autograd may then take it for .grad
+            # without a copy. Another backward pass through the same call, a rare thing, runs it.
+            known, self._of_loss = self._of_loss, {}
+            return [known[key] for key in keys]
         return torch._foreach_mul([self._of_loss[key] for key in keys], loss)
 
 
@@ -165,6 +170,9 @@ class ProductCall(Call):
         with without_autocast(inputs):
             products = prepared.executor.hvp(prepared.loop, inputs, vectors)
         return tuple(product for product in products if product is not None)
+
+
+_NOTHING = contextlib.nullcontext()
 
 
 @lru_cache
@@ -187,4 +195,4 @@ def without_autocast(inputs: Inputs) -> contextlib.AbstractContextManager[None]:
     device_type = samples.x.device.type
     if is_autocast_on(device_type):
         return torch.autocast(device_type, enabled=False)
-    return contextlib.nullcontext()
+    return _NOTHING

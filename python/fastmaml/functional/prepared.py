@@ -103,12 +103,9 @@ def key_of(options: tuple[Any, ...], tensors: Sequence[Any]) -> Hashable | None:
         options: numbers, strings, flags, None, or what is immutable otherwise.
         tensors: tensors and None, or mappings of names to numbers and tensors.
     """
-    shapes = []
-    for value in tensors:
-        shape = _shape(value)
-        if shape is None:
-            return None
-        shapes.append(shape)
+    shapes = [_shape(value) for value in tensors]
+    if None in shapes:
+        return None
     # 1, 1.0 and True are equal
     key = (*options, *map(type, options), *shapes)
     try:

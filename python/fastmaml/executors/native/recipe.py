@@ -25,10 +25,11 @@ class Recipe:
         samples = inputs.query or inputs.support
         assert samples is not None
         self._dtype, self._device = samples.x.dtype, samples.x.device
+        self._is_double = self._dtype == torch.float64
         self._lowered = lowered(program, loop.adapted, loop.loss, self._dtype)
         self._index = {key: 1 + i for i, (key, _) in enumerate(inputs.tensors(program))}
         self._entries = 1 + len(self._index)
-        self._makers: list[tuple[Callable[..., Tensor], tuple[int, ...]]] = []
+        self._makers: list[tuple[Callable[[Tensor], Tensor], Tensor]] = []
         self._call = call = extension.Call()
         call.tasks = inputs.tasks
         call.steps = loop.steps
@@ -44,7 +45,9 @@ class Recipe:
 
     def _made(self, *shape: int, zero: bool = False) -> int:
         """The index of one more tensor that each run makes; `zero` where the call adds to it."""
-        self._makers.append((torch.zeros if zero else torch.empty, shape))
+        # the fastest way to a new tensor is from one like it; this one holds a single number
+        like = torch.empty((), dtype=self._dtype, device=self._device).expand(shape)
+        self._makers.append((torch.zeros_like if zero else torch.empty_like, like))
         self._entries += 1
         return self._entries - 1
 
@@ -82,11 +85,10 @@ class Recipe:
     def _run(self, inputs: Inputs, given: Iterable[Tensor]) -> list[Tensor]:
         """Runs the call; what it made."""
         read = [tensor.contiguous() for tensor in (*inputs.flat(), *given)]
-        made = [make(shape, dtype=self._dtype, device=self._device) for make, shape in self._makers]
+        made = [make(like) for make, like in self._makers]
         addresses = [0, *[tensor.data_ptr() for tensor in (*read, *made)]]
-        is_double = self._dtype == torch.float64
         threads = torch.get_num_threads()
-        extension.run(self._lowered, self._call, addresses, inputs.seed, is_double, threads)
+        extension.run(self._lowered, self._call, addresses, inputs.seed, self._is_double, threads)
         return made
 
 
