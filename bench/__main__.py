@@ -124,7 +124,8 @@ def _options(arguments: Sequence[str] | None, prog: str) -> argparse.Namespace:
         reasons = {name: NOT_YET.get(name, "there is no such workload") for name in unknown}
         parser.error("; ".join(f"{name}: {reason}" for name, reason in reasons.items()))
     available = len(os.sched_getaffinity(0))
-    options.threads = options.threads or min(torch.get_num_threads(), available)
+    if options.threads is None:
+        options.threads = min(torch.get_num_threads(), available)
     if not 1 <= options.threads <= available:
         parser.error(f"--threads must be 1 to {available}, got {options.threads}")
     if options.device == "cuda" and not torch.cuda.is_available():

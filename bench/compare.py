@@ -230,12 +230,13 @@ def _time_in_turn(
         # there and back, so that none always comes after the same one, or always later
         for contender in order if turn % 2 == 0 else reversed(order):
             worker, result = workers[contender], results[contender]
-            is_enough = spent[contender] > share and result.calls >= _LEAST_CALLS
+            calls = int(share / rounds / (result.median or first_calls[contender]))
+            # one that is fast enough has every round, however long some of them were
+            is_enough = calls == 0 and spent[contender] > share and result.calls >= _LEAST_CALLS
             is_enough = is_enough or spent[contender] > limit
             if is_enough or result.reason is not None:
                 continue
             say(f"{contender}: round {turn + 1} of {rounds}")
-            calls = int(share / rounds / (result.median or first_calls[contender]))
             try:
                 times = worker.time(min(max(1, calls), _MOST_CALLS_A_ROUND))
             except Unavailable as reason:

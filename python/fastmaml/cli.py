@@ -111,7 +111,8 @@ def _bench(arguments: Sequence[str]) -> int:
             "bench compares from a checkout of fastmaml's sources, and there is none here: get the "
             "repository, `pip install '.[bench]'` in it, and run this again in its folder"
         )
-    sys.path.insert(0, str(checkout))
+    if str(checkout) not in sys.path:
+        sys.path.insert(0, str(checkout))
     try:
         from bench.__main__ import main as compare
     except ImportError as error:
