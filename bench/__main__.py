@@ -15,7 +15,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from . import base, machine, picture, report
+from . import base, machine, picture, readme, report
 from .compare import Comparison, compare
 from .contenders import BASE, CONTENDERS
 from .worker import Setting
@@ -51,6 +51,8 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m bench") 
         described = machine.describe(options.device, setting.cores, revision)
         _compare(options, setting, described, console)
     console.print(f"Written to {options.out}")
+    if options.readme:
+        readme.write(options.out / "results.json")
     return 0
 
 
@@ -118,6 +120,9 @@ def _options(arguments: Sequence[str] | None, prog: str) -> argparse.Namespace:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--no-memory", dest="memory", action="store_false")
     parser.add_argument("--out", type=Path, help="default: bench/results/MACHINE-DATE")
+    parser.add_argument(
+        "--readme", action="store_true", help="cut the README's table from these results"
+    )
     options = parser.parse_args(arguments)
     unknown = set(options.workloads) - WORKLOADS.keys()
     if unknown:
@@ -139,6 +144,8 @@ def _options(arguments: Sequence[str] | None, prog: str) -> argparse.Namespace:
     if options.out is None:
         stamp = f"{datetime.now():%Y-%m-%d-%H%M}"
         options.out = Path(__file__).parent / "results" / f"{machine.platform.node()}-{stamp}"
+    if options.readme and not options.out.resolve().is_relative_to(readme.README.parent):
+        parser.error(f"--readme: --out must be in {readme.README.parent}, got {options.out}")
     return options
 
 

@@ -2,7 +2,8 @@
 
     python -m bench.readme bench/results/epyc-2core/results.json
 
-writes what stands between the two comments `<!-- bench: ... -->` and `<!-- /bench -->` anew.
+writes what stands between the two comments `<!-- bench: ... -->` and `<!-- /bench -->` anew, and so
+does `python -m bench --readme` with what it has measured.
 """
 
 from __future__ import annotations
@@ -73,19 +74,26 @@ def block(path: Path, figures: dict[str, Any]) -> list[str]:
     return lines
 
 
+def write(results: Path) -> None:
+    """Writes the README's table anew, from the results.json of a comparison.
+
+    Raises:
+        ValueError: the README has no table, or the results are not in its folder.
+    """
+    path = results.resolve().relative_to(README.parent)
+    README.write_text(updated(README.read_text(), path, json.loads(results.read_text())))
+
+
 def main() -> None:
-    """Writes the README's table anew."""
-    parser = argparse.ArgumentParser(prog="python -m bench.readme", description=__doc__)
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.readme", description="Cuts the README's table of speeds anew."
+    )
     parser.add_argument("results", type=Path, help="results.json of a comparison")
-    results = parser.parse_args().results.resolve()
-    if not results.is_relative_to(README.parent):
-        parser.error(f"results must be a file in {README.parent}, got {results}")
     try:
-        figures = json.loads(results.read_text())
-        text = updated(README.read_text(), results.relative_to(README.parent), figures)
-    except (OSError, ValueError, KeyError) as error:
+        write(parser.parse_args().results)
+    except (OSError, ValueError) as error:
         sys.exit(f"{parser.prog}: error: {error}")
-    README.write_text(text)
 
 
 def _measured(machine: dict[str, Any], workloads: dict[str, Any]) -> str:

@@ -131,6 +131,7 @@ def test_a_readme_without_a_table_is_refused():
         (("omniconv",), "there is no convolution yet"),
         (("--threads", "0", "sine"), "--threads must be 1 to"),
         (("--contenders", "nobody"), "invalid choice: 'nobody'"),
+        (("--readme", "--out", "/tmp/elsewhere"), "--out must be in"),
     ],
 )
 def test_the_command_refuses(capsys, arguments, text):
