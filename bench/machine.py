@@ -31,6 +31,7 @@ def describe(device: str, cores: tuple[int, ...], base: str | None = None) -> di
         cores: those that are used.
         base: the revision that is compared with this one.
     """
+    load = os.getloadavg()[0]  # before what is measured here adds to it
     peak = fma_peak(cores) if device == "cpu" else None
     bandwidth = memory_bandwidth(cores) if device == "cpu" else None
     return {
@@ -41,6 +42,7 @@ def describe(device: str, cores: tuple[int, ...], base: str | None = None) -> di
         "device": device,
         "threads": len(cores),
         "cores of the machine": os.cpu_count(),
+        "load before": round(load, 2),
         "system": platform.platform(),
         "commit": _commit(),
         "base": base,

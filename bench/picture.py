@@ -57,7 +57,8 @@ def draw(comparisons: Sequence[Comparison], machine: dict[str, Any], path: Path)
     first.invert_yaxis()
     where = machine["gpu"] or f"{machine['threads']} threads of {machine['cpu']}"
     figure.supxlabel(
-        "time of a meta-gradient, times fastmaml's (the line); whiskers: quartiles of the rounds\n"
+        "time of a meta-gradient, times fastmaml's (the line, and above each panel); whiskers: "
+        "quartiles of the rounds\n"
         f"{where}, torch {machine['versions']['torch']}, commit {machine['commit']}",
         fontsize=8,
     )

@@ -101,8 +101,7 @@ def table(comparison: Comparison, machine: dict[str, Any]) -> Table:
         caption="\n".join(remarks(comparison, machine)),
         caption_justify="left",
         box=SIMPLE_HEAD,
-        pad_edge=False,
-        collapse_padding=True,
+        padding=0,
     )
     for index, heading in enumerate(HEADINGS):
         view.add_column(heading, justify="right" if index else "left", no_wrap=True)
@@ -157,6 +156,8 @@ def noise(comparisons: Sequence[Comparison]) -> str:
     """How quiet the machine was."""
     noisy = sum(len(each.noisy()) for each in comparisons)
     ratios = sum(len(each.ratios()) for each in comparisons)
+    if not ratios:
+        return "Nothing was compared with fastmaml."
     if not noisy:
         return f"The machine was quiet: none of {ratios} ratios spread by more than {NOISY:.0%}."
     return (
@@ -172,7 +173,8 @@ def markdown(comparisons: Sequence[Comparison], machine: dict[str, Any]) -> str:
         "# fastmaml beside what else one could use",
         "",
         f"{machine['cpu']}{', ' + machine['gpu'] if machine['gpu'] else ''}; "
-        f"{machine['machine']}, {machine['date']}, commit {machine['commit']}, {versions}.",
+        f"{machine['machine']}, {machine['date']}, commit {machine['commit']}, {versions}; "
+        f"load {machine['load before']} before the run.",
         "",
         noise(comparisons),
         "",

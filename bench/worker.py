@@ -153,13 +153,14 @@ def _prepare(contender: str, workload: str, setting: Setting) -> tuple[Step, Pre
     start = time.perf_counter()
     gradients = step()
     first = time.perf_counter() - start
-    later = _seconds(step)
-    peak = None
+    later, peak = None, None
     if memory is not None:
         with contextlib.suppress(OSError):
             memory.start()
-            step()
+            later = _seconds(step)
             peak = memory.peak()
+    if later is None:
+        later = _seconds(step)
     arrays = {name: _array(gradient) for name, gradient in gradients.items()}
     return step, Prepared(arrays, first, later, peak)
 

@@ -27,7 +27,8 @@ def described() -> dict:
     """A machine, of the keys of `machine.describe`."""
     return {
         "machine": "here", "date": "2026-01-01", "cpu": "a processor", "gpu": None, "device": "cpu",
-        "threads": 2, "commit": "abcdef0", "base": "0fedcba", "instruction set": "avx2",
+        "threads": 2, "load before": 0.1, "commit": "abcdef0", "base": "0fedcba",
+        "instruction set": "avx2",
         "fp32 peak, GFLOP/s": 100.0, "memory bandwidth, GB/s": 10.0, "last-level cache, MiB": 32,
         "versions": {"torch": "2.13.0", "jax": None},
     }  # fmt: skip
@@ -66,6 +67,11 @@ def test_a_quiet_machine_is_called_so(comparisons):
     assert report.noise(comparisons) == (
         "The machine was quiet: none of 6 ratios spread by more than 15%."
     )
+
+
+def test_without_ratios_nothing_is_said_of_noise(comparisons):
+    del comparisons[0].results["fastmaml"]
+    assert report.noise(comparisons) == "Nothing was compared with fastmaml."
 
 
 def test_json_has_every_figure(comparisons, described):
