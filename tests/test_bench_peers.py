@@ -122,10 +122,12 @@ def test_a_base_without_fastmaml_is_not_taken_for_one(tmp_path: Path):
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
-    """A git repository of one commit, which is no package."""
+    """A git repository of one commit, which does not build."""
     folder = tmp_path / "repository"
     folder.mkdir()
-    (folder / "pyproject.toml").write_text('[project]\nname = "broken"\n')
+    (folder / "pyproject.toml").write_text(
+        '[build-system]\nrequires = []\nbuild-backend = "no_such_backend"\n'
+    )
     identity = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
     for command in (["init", "--quiet"], ["add", "."], [*identity, "commit", "--quiet", "-m", "1"]):
         subprocess.run(["git", *command], cwd=folder, check=True)
@@ -140,5 +142,5 @@ def test_an_unknown_revision_is_refused(repository: Path, tmp_path: Path):
 def test_a_revision_that_does_not_build_is_refused_with_the_reason(
     repository: Path, tmp_path: Path
 ):
-    with pytest.raises(base.BuildError, match=r"(?s)HEAD \(\w+\) does not build:.*version"):
+    with pytest.raises(base.BuildError, match=r"(?s)HEAD \(\w+\) does not build:.*no_such_backend"):
         base.build("HEAD", tmp_path / "built", repository)
