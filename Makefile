@@ -3,6 +3,7 @@
 # make lint      lint and formatting
 # make sanitize  the native code under the address, undefined-behaviour and thread sanitizers
 # make bench     the speed of the ops and of the matrix products
+# make compare   fastmaml beside other libraries, as fastmaml bench with the options ARGS
 #
 # Each makes the virtual environment .venv, and builds what it needs of what has changed.
 
@@ -18,7 +19,7 @@ CXX_FILES := $(shell find csrc tests/csrc bench/csrc -name '*.h' -o -name '*.cpp
 # What a Python without sanitizers must load first to run code that has them.
 PRELOAD = $(foreach name,libasan.so libubsan.so libstdc++.so,$(shell $(CXX) -print-file-name=$(name)))
 
-.PHONY: demo test lint sanitize bench clean
+.PHONY: demo test lint sanitize bench compare clean
 
 demo: .venv/demo.installed
 	$(BIN)/fastmaml demo
@@ -44,6 +45,9 @@ bench: .venv/test.installed
 	$(BIN)/cmake --build build/release --target benches
 	for bench in build/release/bench/csrc/gemm_bench_*; do echo "$$bench"; "$$bench"; done
 
+compare: .venv/bench.installed
+	$(BIN)/fastmaml bench $(ARGS)
+
 clean:
 	rm -rf .venv build
 
@@ -60,6 +64,10 @@ clean:
 
 .venv/test.installed: $(SOURCES) $(DRIVERS) | .venv/ready
 	$(INSTALL) ".[test]" -C build-dir=build/release -C cmake.define.FASTMAML_TESTS=ON
+	touch $@
+
+.venv/bench.installed: $(SOURCES) | .venv/ready
+	$(INSTALL) ".[bench]" -C build-dir=build/release
 	touch $@
 
 .venv/lint.installed: | .venv/ready

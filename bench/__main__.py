@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 import tempfile
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -13,37 +15,55 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from . import machine, picture, report
+from . import base, machine, picture, readme, report
 from .compare import Comparison, compare
-from .contenders import CONTENDERS
+from .contenders import BASE, CONTENDERS
 from .worker import Setting
 from .workloads import NOT_YET, WORKLOADS
 
 QUICK = ("sine5", "anil")
 
 
-def main() -> None:
-    """Compares, and writes JSON, Markdown and a picture."""
-    options = _options()
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m bench") -> int:
+    """Compares, and writes JSON, Markdown and a picture; returns the exit code."""
+    options = _options(arguments, prog)
     torch.set_num_threads(options.threads)
-    setting = Setting(
-        options.device,
-        tuple(sorted(os.sched_getaffinity(0)))[: options.threads],
-        measures_memory=options.memory,
-    )
     console = Console()
-    described = machine.describe(options.device, setting.cores)
+    with tempfile.TemporaryDirectory() as private:
+        # So that a compiler compiles, whatever ran before; and JAX shares the GPU with the others.
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = f"{private}/inductor"
+        os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
+        built, revision = None, None
+        if options.base is not None:
+            built = Path(private, "base")
+            console.print(f"Building fastmaml at {options.base}")
+            try:
+                revision = base.build(options.base, built)
+            except base.BuildError as error:
+                print(f"{prog}: error: --base: {error}", file=sys.stderr)
+                return 2
+        setting = Setting(
+            options.device,
+            tuple(sorted(os.sched_getaffinity(0)))[: options.threads],
+            measures_memory=options.memory,
+            base=built,
+        )
+        described = machine.describe(options.device, setting.cores, revision)
+        _compare(options, setting, described, console)
+    console.print(f"Written to {options.out}")
+    if options.readme:
+        readme.write(options.out / "results.json")
+    return 0
+
+
+def _compare(
+    options: argparse.Namespace, setting: Setting, described: dict, console: Console
+) -> None:
     where = described["gpu"] or described["cpu"]
     console.print(f"{where}, {options.threads} threads, commit {described['commit']}")
     comparisons: list[Comparison] = []
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with (
-        tempfile.TemporaryDirectory() as cache,
-        Progress(*columns, console=console, transient=True) as progress,
-    ):
-        # So that a compiler compiles, whatever ran before; and JAX shares the GPU with the others.
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
-        os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
+    with Progress(*columns, console=console, transient=True) as progress:
         bar = progress.add_task("", total=len(options.workloads))
         for name in options.workloads:
             comparison = compare(
@@ -61,7 +81,7 @@ def main() -> None:
             _write(comparisons, described, options.out)
     for note in report.notes(described):
         console.print(note)
-    console.print(f"Written to {options.out}")
+    console.print(report.noise(comparisons), style="bold")
 
 
 def _write(comparisons: list[Comparison], described: dict, folder: Path) -> None:
@@ -72,9 +92,9 @@ def _write(comparisons: list[Comparison], described: dict, folder: Path) -> None
     picture.draw(comparisons, described, folder / "speed.png")
 
 
-def _options() -> argparse.Namespace:
+def _options(arguments: Sequence[str] | None, prog: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m bench",
+        prog=prog,
         description=(
             "The time, the memory and the exactness of fastmaml's meta-gradients beside those of "
             "what else one could use."
@@ -83,12 +103,16 @@ def _options() -> argparse.Namespace:
         + "; ".join(f"{each.name} ({each.what})" for each in WORKLOADS.values()),
     )
     parser.add_argument("workloads", nargs="*", metavar="workload", help="default: all")
-    parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
+    names = [name for name in CONTENDERS if name != BASE]
+    parser.add_argument("--contenders", nargs="+", choices=names, default=names)
+    parser.add_argument(
+        "--base", metavar="REV", help="build fastmaml at this git revision, and compare it too"
+    )
     parser.add_argument(
         "--quick", action="store_true", help=f"{' and '.join(QUICK)}, a few seconds each"
     )
     parser.add_argument("--seconds", type=float, help="of timed calls a workload; default: 10")
-    parser.add_argument("--rounds", type=int, default=9, help="turns of each contender")
+    parser.add_argument("--rounds", type=int, default=21, help="turns of each contender")
     parser.add_argument(
         "--limit", type=float, default=120, help="seconds to a contender's first gradient"
     )
@@ -96,24 +120,34 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--no-memory", dest="memory", action="store_false")
     parser.add_argument("--out", type=Path, help="default: bench/results/MACHINE-DATE")
-    options = parser.parse_args()
+    parser.add_argument(
+        "--readme", action="store_true", help="cut the README's table from these results"
+    )
+    options = parser.parse_args(arguments)
     unknown = set(options.workloads) - WORKLOADS.keys()
     if unknown:
         reasons = {name: NOT_YET.get(name, "there is no such workload") for name in unknown}
         parser.error("; ".join(f"{name}: {reason}" for name, reason in reasons.items()))
     available = len(os.sched_getaffinity(0))
-    options.threads = options.threads or min(torch.get_num_threads(), available)
+    if options.threads is None:
+        options.threads = min(torch.get_num_threads(), available)
     if not 1 <= options.threads <= available:
         parser.error(f"--threads must be 1 to {available}, got {options.threads}")
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: torch sees no CUDA device")
+    if options.base is not None:
+        options.contenders = [*options.contenders, BASE]
+    # in their own order, whatever that of the command line, and each once
+    options.contenders = [name for name in CONTENDERS if name in options.contenders]
     options.workloads = options.workloads or (list(QUICK) if options.quick else list(WORKLOADS))
     options.seconds = options.seconds or (4.0 if options.quick else 10.0)
     if options.out is None:
         stamp = f"{datetime.now():%Y-%m-%d-%H%M}"
         options.out = Path(__file__).parent / "results" / f"{machine.platform.node()}-{stamp}"
+    if options.readme and not options.out.resolve().is_relative_to(readme.README.parent):
+        parser.error(f"--readme: --out must be in {readme.README.parent}, got {options.out}")
     return options
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

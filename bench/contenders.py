@@ -9,34 +9,21 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from typing import Any
+from typing import NamedTuple
 
 import fastmaml as fm
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, grad_and_value, vmap
-from torch.nn import functional as F
 
+from . import peers
+from .step import LOSSES, Contender, Gradients, Step, Unavailable, samples_of
 from .workloads import Workload
-
-Gradients = dict[str, Any]
-Step = Callable[[], Gradients]
-"""Computes the meta-gradient anew: arrays by parameter, of whatever library."""
-
-
-class Unavailable(Exception):
-    """This machine cannot run the contender; the message says why."""
-
-
-_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "mse": F.mse_loss,
-    "cross_entropy": F.cross_entropy,
-}
 
 
 def fastmaml(workload: Workload, device: torch.device, dtype: torch.dtype) -> Step:
     """`fastmaml.MAML`, forward and backward."""
-    samples = _samples(workload, device, dtype)
+    samples = samples_of(workload, device, dtype)
     model = workload.model(dtype).to(device)
     maml = fm.MAML(model, workload.lr, workload.steps, workload.loss)
     parameters = dict(model.named_parameters())
@@ -51,10 +38,10 @@ def fastmaml(workload: Workload, device: torch.device, dtype: torch.dtype) -> St
 
 def plain_loop(workload: Workload, device: torch.device, dtype: torch.dtype) -> Step:
     """Task by task, with create_graph=True; each task's graph is freed by its own backward."""
-    samples = _samples(workload, device, dtype)
+    samples = samples_of(workload, device, dtype)
     model = workload.model(dtype).to(device)
     parameters = dict(model.named_parameters())
-    loss = _LOSSES[workload.loss]
+    loss = LOSSES[workload.loss]
 
     def step() -> Gradients:
         model.zero_grad()
@@ -76,7 +63,7 @@ def plain_loop(workload: Workload, device: torch.device, dtype: torch.dtype) -> 
 
 def torch_func(workload: Workload, device: torch.device, dtype: torch.dtype) -> Step:
     """`torch.func`: backward through the mean over vmap of an inner loop of grad."""
-    samples = _samples(workload, device, dtype)
+    samples = samples_of(workload, device, dtype)
     model = workload.model(dtype).to(device)
     parameters = dict(model.named_parameters())
     meta_loss = _batched_meta_loss(workload, model)
@@ -93,7 +80,7 @@ def torch_compile(workload: Workload, device: torch.device, dtype: torch.dtype) 
     """`torch.compile` of the gradient of the loss of `torch_func`, all in one graph."""
     if device.type == "cpu" and not any(map(shutil.which, ("c++", "g++", "clang++"))):
         raise Unavailable("torch.compile needs a C++ compiler, and there is none")
-    samples = _samples(workload, device, dtype)
+    samples = samples_of(workload, device, dtype)
     model = workload.model(dtype).to(device)
     parameters = {name: parameter.detach() for name, parameter in model.named_parameters()}
     gradient = grad_and_value(_batched_meta_loss(workload, model))
@@ -110,13 +97,9 @@ def jax_jit(workload: Workload, device: torch.device, dtype: torch.dtype) -> Ste
     return in_jax.meta_gradient(workload, device.type, dtype)
 
 
-def _samples(workload: Workload, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, ...]:
-    return tuple(tensor.to(device) for tensor in workload.samples(dtype))
-
-
 def _batched_meta_loss(workload: Workload, model: nn.Module) -> Callable[..., Tensor]:
     """Of initial parameters by name and the samples of all tasks."""
-    loss = _LOSSES[workload.loss]
+    loss = LOSSES[workload.loss]
 
     def sample_loss(fast: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
         return loss(functional_call(model, fast, (x,)), y)
@@ -139,13 +122,26 @@ def _batched_meta_loss(workload: Workload, model: nn.Module) -> Callable[..., Te
     return meta_loss
 
 
-Contender = Callable[[Workload, torch.device, torch.dtype], Step]
+class Entry(NamedTuple):
+    """A contender of the comparison."""
 
-CONTENDERS: dict[str, tuple[str, Contender]] = {
-    "fastmaml": ("fastmaml", fastmaml),
-    "plain": ("plain loop", plain_loop),
-    "func": ("torch.func", torch_func),
-    "compile": ("torch.compile", torch_compile),
-    "jax": ("JAX jit", jax_jit),
+    label: str
+    """Its name for people."""
+    make: Contender
+
+
+BASE = "base"
+"""fastmaml too, but another version of it, where `--base` names one."""
+
+CONTENDERS: dict[str, Entry] = {
+    "fastmaml": Entry("fastmaml", fastmaml),
+    BASE: Entry("fastmaml at the base", fastmaml),
+    "plain": Entry("plain loop", plain_loop),
+    "learn2learn": Entry("learn2learn", peers.learn2learn),
+    "higher": Entry("higher", peers.higher),
+    "torchopt": Entry("TorchOpt", peers.torchopt),
+    "func": Entry("torch.func", torch_func),
+    "compile": Entry("torch.compile", torch_compile),
+    "jax": Entry("JAX jit", jax_jit),
 }
-"""By the name for the command line: the name for people, and the contender."""
+"""By the name for the command line."""

@@ -12,7 +12,7 @@ from fastmaml.nn import Sin
 from jax import Array
 from torch import nn
 
-from .contenders import Gradients, Step, Unavailable
+from .step import Gradients, Step, Unavailable
 from .workloads import Workload
 
 Parameters = dict[str, Any]

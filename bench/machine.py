@@ -1,13 +1,15 @@
-"""What the figures were measured on, and the fastest that its processor can multiply and add."""
+"""What figures were measured on, and how fast its cores can multiply and add, and move memory."""
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import os
 import platform
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -16,12 +18,22 @@ import fastmaml as fm
 import torch
 from fastmaml.executors import native
 
+from .peers import LEARN2LEARN
+
 _HERE = Path(__file__).parent
 
 
-def describe(device: str, cores: tuple[int, ...]) -> dict[str, Any]:
-    """The machine, the commit and the versions that figures belong to."""
+def describe(device: str, cores: tuple[int, ...], base: str | None = None) -> dict[str, Any]:
+    """The machine, the commit and the versions that figures belong to.
+
+    Args:
+        device: "cpu" or "cuda".
+        cores: those that are used.
+        base: the revision that is compared with this one.
+    """
+    load = os.getloadavg()[0]  # before what is measured here adds to it
     peak = fma_peak(cores) if device == "cpu" else None
+    bandwidth = memory_bandwidth(cores) if device == "cpu" else None
     return {
         "machine": platform.node(),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -30,30 +42,28 @@ def describe(device: str, cores: tuple[int, ...]) -> dict[str, Any]:
         "device": device,
         "threads": len(cores),
         "cores of the machine": os.cpu_count(),
+        "load before": round(load, 2),
         "system": platform.platform(),
         "commit": _commit(),
+        "base": base,
         "instruction set": None if native.unavailable() else native.extension.isa(),
         "fp32 peak, GFLOP/s": None if peak is None else round(peak / 1e9, 1),
+        "memory bandwidth, GB/s": None if bandwidth is None else round(bandwidth / 1e9, 1),
+        "last-level cache, MiB": _last_level_cache() >> 20,
         "versions": {
             "python": platform.python_version(),
             "fastmaml": fm.__version__,
             "torch": torch.__version__,
-            "jax": _version("jax"),
-            "numpy": _version("numpy"),
+            **{name: _version(name) for name in ("jax", "higher", "torchopt", "numpy")},
+            "learn2learn": _version("learn2learn") or LEARN2LEARN,
         },
     }
 
 
 def fma_peak(cores: tuple[int, ...]) -> float | None:
     """FLOP/s of fused multiply-adds in registers on all the cores; None without a C compiler."""
-    compiler = shutil.which("cc")
-    if compiler is None:
-        return None
-    with tempfile.TemporaryDirectory() as folder:
-        program = Path(folder, "fma_peak")
-        source = _HERE / "csrc" / "fma_peak.c"
-        flags = ["-O3", "-march=native", "-o", program]
-        if subprocess.run([compiler, source, *flags], capture_output=True).returncode:
+    with _compiled("fma_peak.c") as program:
+        if program is None:
             return None
         runs = [
             subprocess.Popen(
@@ -65,6 +75,34 @@ def fma_peak(cores: tuple[int, ...]) -> float | None:
             for core in cores
         ]
         return sum(float(run.communicate()[0]) for run in runs)
+
+
+def memory_bandwidth(cores: tuple[int, ...]) -> float | None:
+    """Bytes a second of a triad on all the cores together; None without a C compiler."""
+    with _compiled("triad.c", "-pthread") as program:
+        if program is None:
+            return None
+        done = subprocess.run([program, *map(str, cores)], capture_output=True, text=True)
+        return None if done.returncode else float(done.stdout)
+
+
+@contextlib.contextmanager
+def _compiled(source: str, *flags: str) -> Iterator[Path | None]:
+    """A program from csrc/, for this very processor; None where it cannot be compiled."""
+    compiler = shutil.which("cc")
+    with tempfile.TemporaryDirectory() as folder:
+        program = Path(folder, "program")
+        command = [compiler, _HERE / "csrc" / source, "-O3", "-march=native", *flags]
+        is_there = compiler is not None and not (
+            subprocess.run([*command, "-o", program], capture_output=True).returncode
+        )
+        yield program if is_there else None
+
+
+def _last_level_cache() -> int:
+    """Bytes of the largest cache of a core, as Linux tells them; 0 where it does not."""
+    caches = Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")
+    return max((int(size.read_text().removesuffix("K\n")) << 10 for size in caches), default=0)
 
 
 def _cpu_model() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,39 +12,77 @@ import matplotlib
 matplotlib.use("Agg")
 
 from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
 
+from . import report
 from .compare import Comparison
 from .contenders import CONTENDERS
 
+_COLUMNS = 3
+
 
 def draw(comparisons: Sequence[Comparison], machine: dict[str, Any], path: Path) -> None:
-    """A PNG of bars: how many times as fast as each of the others fastmaml is."""
+    """A PNG of bars: how many times as fast as each of the others fastmaml is.
+
+    A panel a workload, a bar a contender, with the quartiles of the rounds.
+    """
     others = [
         name
         for name in CONTENDERS
         if name != "fastmaml" and any(name in each.results for each in comparisons)
     ]
-    figure, axes = plt.subplots(figsize=(4 + 1.2 * len(comparisons), 4.2), layout="constrained")
-    width = 0.8 / max(1, len(others))
-    for place, name in enumerate(others):
-        at = [index + (place + 0.5) * width - 0.4 for index in range(len(comparisons))]
-        ratios = [each.ratio(name) if name in each.results else None for each in comparisons]
-        axes.bar(at, [ratio or 0 for ratio in ratios], width, label=CONTENDERS[name][0])
-        for x, ratio, each in zip(at, ratios, comparisons, strict=True):
-            label = f"{ratio:.1f}" if ratio else _absence(each, name)
-            axes.text(x, 1.1 * (ratio or 1), label, fontsize=7, rotation=90, ha="center")
-    axes.axhline(1, color="black", linewidth=0.8)
-    axes.set_yscale("log")
-    low, high = axes.get_ylim()
-    axes.set_ylim(min(low, 0.5), 3 * high)  # room for the labels
-    axes.set_xticks(range(len(comparisons)), [each.workload.name for each in comparisons])
-    axes.set_ylabel("time of a meta-gradient,\ntimes fastmaml's")
-    axes.legend(frameon=False, fontsize=8, ncols=len(others))
-    axes.spines[["top", "right"]].set_visible(False)
+    columns = min(_COLUMNS, len(comparisons))
+    lines = math.ceil(len(comparisons) / columns)
+    figure, panels = plt.subplots(
+        lines,
+        columns,
+        figsize=(1.2 + 3.3 * columns, 1.0 + lines * (0.6 + 0.24 * len(others))),
+        sharex=True,
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
+    )
+    highs = [ratio.high for each in comparisons for ratio in each.ratios().values()]
+    lows = [ratio.low for each in comparisons for ratio in each.ratios().values()]
+    for panel, comparison in zip(panels.flat, comparisons, strict=False):
+        _draw_panel(panel, comparison, others)
+    for panel in panels.flat[len(comparisons) :]:
+        panel.set_axis_off()
+    first = panels[0, 0]
+    first.set_xscale("log")
+    first.set_xlim(min([0.5, *lows]), 4 * max([2.0, *highs]))  # room for the labels
+    ticks = [10.0**power for power in range(5) if 10**power < 4 * max([2.0, *highs])]
+    first.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    first.set_yticks(range(len(others)), [report.label(name, machine) for name in others])
+    first.invert_yaxis()
     where = machine["gpu"] or f"{machine['threads']} threads of {machine['cpu']}"
-    figure.supxlabel(f"{where}, torch {machine['versions']['torch']}", fontsize=8)
+    figure.supxlabel(
+        "time of a meta-gradient, times fastmaml's (the line, and above each panel); whiskers: "
+        "quartiles of the rounds\n"
+        f"{where}, torch {machine['versions']['torch']}, commit {machine['commit']}",
+        fontsize=8,
+    )
     figure.savefig(path, dpi=150)
     plt.close(figure)
+
+
+def _draw_panel(axes: Axes, comparison: Comparison, others: Sequence[str]) -> None:
+    ours = comparison.results.get("fastmaml")
+    time = f", {report.duration(ours.median)}" if ours is not None and ours.median else ""
+    axes.set_title(f"{comparison.workload.name}{time}", fontsize=9, loc="left")
+    axes.axvline(1, color="black", linewidth=0.8)
+    for place, name in enumerate(others):
+        ratio = comparison.ratios().get(name)
+        if ratio is None:
+            axes.text(1.1, place, _absence(comparison, name), fontsize=7, va="center", color="gray")
+            continue
+        colour = f"C{list(CONTENDERS).index(name)}"  # the same whoever else takes part
+        axes.barh(place, ratio.median - 1, left=1, height=0.7, color=colour)
+        axes.hlines(place, ratio.low, ratio.high, color="black", linewidth=0.8)
+        at = 1.1 * max(1.0, ratio.high)
+        axes.text(at, place, report.times(ratio.median), fontsize=7, va="center")
+    axes.tick_params(labelsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 def _absence(comparison: Comparison, name: str) -> str:

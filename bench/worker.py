@@ -6,17 +6,25 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import sys
 import time
 import traceback
+from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from pathlib import Path
 
+import fastmaml as fm
 import numpy as np
 import torch
 
-from .contenders import CONTENDERS, Step, Unavailable
+from .contenders import BASE, CONTENDERS
 from .memory import PeakMemory
+from .step import Step, Unavailable
 from .workloads import WARM_UP, WORKLOADS
+
+_WARM_SECONDS = 0.01
+"""Of untimed calls before a contender's timed ones."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +37,8 @@ class Setting:
     """The cores of this machine to run on: one thread each, of torch, of ours and of JAX."""
     dtype: torch.dtype = torch.float32
     measures_memory: bool = True
+    base: Path | None = None
+    """The folder in which the contender `BASE` finds its fastmaml."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +63,8 @@ class Worker:
         self._process = context.Process(
             target=_serve, args=(theirs, contender, workload, setting), daemon=False
         )
-        self._process.start()
+        with _searched_first(setting.base if contender == BASE else None):
+            self._process.start()
         theirs.close()
 
     def prepare(self, limit: float) -> Prepared:
@@ -90,6 +101,20 @@ class Worker:
             raise Unavailable(f"its process ended with {self._process.exitcode}") from None
 
 
+@contextlib.contextmanager
+def _searched_first(folder: Path | None) -> Iterator[None]:
+    """A process that is started meanwhile takes its modules from the folder before all others."""
+    if folder is None:
+        yield
+        return
+    path = sys.path.copy()
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.path[:] = path
+
+
 def _serve(connection: Connection, contender: str, workload: str, setting: Setting) -> None:
     os.setsid()
     os.sched_setaffinity(0, setting.cores)
@@ -110,13 +135,15 @@ def _serve(connection: Connection, contender: str, workload: str, setting: Setti
         while True:
             calls = connection.recv()
             if calls > 1:
-                step()  # to be back in the caches, as between other calls
+                _warm(step)
             connection.send([_seconds(step) for _ in range(calls)])
 
 
 def _prepare(contender: str, workload: str, setting: Setting) -> tuple[Step, Prepared]:
+    if contender == BASE and setting.base not in Path(fm.__file__).parents:
+        raise Unavailable(f"there is no fastmaml in {setting.base}")
     device = torch.device(setting.device)
-    _, make = CONTENDERS[contender]
+    make = CONTENDERS[contender].make
     # torch does not know what JAX takes of a GPU
     measures_memory = setting.measures_memory and (contender, device.type) != ("jax", "cuda")
     if setting.measures_memory:
@@ -126,13 +153,14 @@ def _prepare(contender: str, workload: str, setting: Setting) -> tuple[Step, Pre
     start = time.perf_counter()
     gradients = step()
     first = time.perf_counter() - start
-    later = _seconds(step)
-    peak = None
+    later, peak = None, None
     if memory is not None:
         with contextlib.suppress(OSError):
             memory.start()
-            step()
+            later = _seconds(step)
             peak = memory.peak()
+    if later is None:
+        later = _seconds(step)
     arrays = {name: _array(gradient) for name, gradient in gradients.items()}
     return step, Prepared(arrays, first, later, peak)
 
@@ -147,6 +175,14 @@ def _synchronised(step: Step, device: torch.device) -> Step:
         return gradients
 
     return synchronised
+
+
+def _warm(step: Step) -> None:
+    """Until it is back in the caches, and its threads awake, as between other calls."""
+    end = time.perf_counter() + _WARM_SECONDS
+    step()
+    while time.perf_counter() < end:
+        step()
 
 
 def _seconds(step: Step) -> float:

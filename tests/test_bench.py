@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from bench.compare import Comparison, Result, relative_error
-from bench.contenders import Unavailable, fastmaml, plain_loop, torch_func
+from bench.contenders import BASE, fastmaml, plain_loop, torch_func
 from bench.memory import PeakMemory
+from bench.step import Unavailable
 from bench.worker import Setting, Worker
 from bench.workloads import WORKLOADS
 
@@ -22,11 +23,11 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def result(milliseconds: float, error: float = 1e-7, float64_error: float | None = None) -> Result:
-    return Result(error, float64_error, seconds=[1e-3 * milliseconds])
+    return Result(error, float64_error, rounds=[[1e-3 * milliseconds]])
 
 
 def comparison(**results: Result) -> Comparison:
-    return Comparison(WORKLOADS["sine"], 1, results)
+    return Comparison(WORKLOADS["sine"], flop=1, bytes=1, results=results)
 
 
 def test_relative_error_is_over_the_largest_number():
@@ -46,7 +47,7 @@ def test_relative_error_of_what_is_no_such_gradient(gradients: dict[str, np.ndar
 def test_a_wrong_gradient_has_no_ratio_and_is_not_the_best():
     compared = comparison(fastmaml=result(1), func=result(1.5, error=1e-3), jax=result(3))
     assert compared.ratio("func") is None
-    assert compared.ratio("jax") == pytest.approx(3)
+    assert compared.ratio("jax").median == pytest.approx(3)
     assert compared.best_other() == "jax"
 
 
@@ -65,6 +66,34 @@ def test_a_contender_that_did_not_run_has_no_ratio():
     compared = comparison(fastmaml=result(1), jax=Result(reason="not installed"))
     assert compared.ratio("jax") is None
     assert compared.best_other() is None
+
+
+def test_ratios_are_taken_within_rounds():
+    """A machine that is ten times as slow in one round is in no ratio."""
+    ours = Result(1e-7, rounds=[[1.0, 1.0, 9.0], [10.0], [1.0], [1.0]])
+    compared = comparison(fastmaml=ours, jax=Result(1e-7, rounds=[[2.0], [20.0], [2.0]]))
+    assert compared.ratio("jax") == (2, 2, 2)
+    assert compared.noisy() == []
+    assert ours.median == 1
+    assert ours.calls == 6
+
+
+def test_noisy_ratios_are_named():
+    ours = Result(1e-7, rounds=[[1.0]] * 4)
+    compared = comparison(
+        fastmaml=ours,
+        func=Result(1e-7, rounds=[[2.0], [2.1], [2.0], [2.1]]),
+        jax=Result(1e-7, rounds=[[1.0], [2.0], [3.0], [4.0]]),
+    )
+    assert compared.ratio("jax") == (2.5, 1.75, 3.25)
+    assert compared.ratio("jax").spread == pytest.approx(0.6)
+    assert compared.noisy() == ["jax"]
+
+
+def test_another_version_of_ours_is_not_the_best_of_the_others():
+    compared = comparison(fastmaml=result(2), **{BASE: result(1)}, jax=result(3))
+    assert compared.ratio(BASE).median == pytest.approx(0.5)
+    assert compared.best_other() == "jax"
 
 
 @pytest.mark.parametrize("name", ["sine", "anil", "regress200"])

@@ -80,6 +80,28 @@ def test_an_interrupt_leaves_no_traceback(capsys, monkeypatch):
     assert capsys.readouterr().err == "interrupted\n"
 
 
+def test_bench_runs_from_a_checkout(capsys):
+    pytest.importorskip("matplotlib")
+    with pytest.raises(SystemExit) as ending:
+        cli.main(["bench", "--help"])
+    assert ending.value.code == 0
+    assert "usage: fastmaml bench" in capsys.readouterr().out
+
+
+def test_bench_says_where_it_is_without_a_checkout(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cli, "__file__", str(tmp_path / "fastmaml" / "cli.py"))
+    assert "from a checkout of fastmaml's sources" in refusal(capsys, "bench")
+
+
+def test_bench_says_which_library_is_missing(capsys, monkeypatch):
+    for name in [name for name in sys.modules if name.split(".")[0] == "bench"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    said = refusal(capsys, "bench", "--help")
+    assert "bench needs matplotlib: pip install fastmaml[bench]" in said
+
+
 def test_info_gives_versions(capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("FASTMAML_CACHE", str(tmp_path))
     assert cli.main(["info"]) == 0

@@ -1,4 +1,4 @@
-"""The command line: `fastmaml demo` and `fastmaml info`."""
+"""The command line: `fastmaml demo`, `fastmaml bench` and `fastmaml info`."""
 
 from __future__ import annotations
 
@@ -17,8 +17,11 @@ from .checks import integer
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command and returns its exit code: 2 for what the user can mend."""
     parser = _parser()
-    options = parser.parse_args(arguments)
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:
+        if arguments[:1] == ["bench"]:  # the comparison has options of its own
+            return _bench(arguments[1:])
+        options = parser.parse_args(arguments)
         return options.command(options)
     except _UserError as error:
         parser.exit(2, f"{parser.prog}: error: {error}\n")
@@ -69,6 +72,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--fast", action="store_true", help="seconds of it, to see that it runs")
     command.set_defaults(command=_demo)
+
+    commands.add_parser(
+        "bench",
+        help="the comparison with other libraries, from a checkout of the sources",
+        add_help=False,
+    )
     return parser
 
 
@@ -93,3 +102,28 @@ def _demo(options: argparse.Namespace) -> int:
         raise _UserError(error) from error
     print(f"\n{demo.run(settings, data, display)}\n\npicture: {settings.output}")
     return 0
+
+
+def _bench(arguments: Sequence[str]) -> int:
+    checkout = _checkout()
+    if checkout is None:
+        raise _UserError(
+            "bench compares from a checkout of fastmaml's sources, and there is none here: get the "
+            "repository, `pip install '.[bench]'` in it, and run this again in its folder"
+        )
+    if str(checkout) not in sys.path:
+        sys.path.insert(0, str(checkout))
+    try:
+        from bench.__main__ import main as compare
+    except ImportError as error:
+        raise _UserError(f"bench needs {error.name}: pip install fastmaml[bench]") from error
+    return compare(arguments, prog="fastmaml bench")
+
+
+def _checkout() -> Path | None:
+    """The folder of the sources: the current one or above it, or where this file is."""
+    here = Path.cwd()
+    for folder in (here, *here.parents, *Path(__file__).resolve().parents):
+        if (folder / "bench" / "compare.py").is_file() and (folder / "python/fastmaml").is_dir():
+            return folder
+    return None

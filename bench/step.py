@@ -1,0 +1,36 @@
+"""What a contender is: it makes of a workload a function that computes one meta-gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .workloads import Workload
+
+Gradients = dict[str, Any]
+"""Arrays by the names of the model's parameters, of whatever library."""
+
+Step = Callable[[], Gradients]
+"""Computes the meta-gradient anew."""
+
+Contender = Callable[[Workload, torch.device, torch.dtype], Step]
+
+
+class Unavailable(Exception):
+    """This machine cannot run the contender; the message says why."""
+
+
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "mse": F.mse_loss,
+    "cross_entropy": F.cross_entropy,
+}
+"""In torch, by the name that a workload has for them."""
+
+
+def samples_of(workload: Workload, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, ...]:
+    """support x, support y, query x, query y, each [T, n, ...], on the device."""
+    return tuple(tensor.to(device) for tensor in workload.samples(dtype))
