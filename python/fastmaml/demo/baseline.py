@@ -29,7 +29,12 @@ def train_classifier(
     Its batches are of as many images as those of meta-training, and drawn from the same ones.
     """
     model = classifier(TURNS * len(letters))
-    optimization = Optimization(model, settings.ordinary_iterations, settings)
+    optimization = Optimization(
+        model,
+        settings.ordinary_iterations,
+        settings.ordinary_lr,
+        settings.ordinary_weight_decay,
+    )
     generator = torch.Generator().manual_seed(settings.seed)
     start = time.perf_counter()
     with display.track("ordinary classifier", settings.ordinary_iterations) as report:
