@@ -26,14 +26,19 @@ def train_classifier(
 ) -> tuple[nn.Sequential, float]:
     """The net trained to tell all turned letters apart, and the seconds it took.
 
-    Its batches are of as many images as those of meta-training, and drawn from the same ones.
+    It sees as many images as in meta-training, in as many batches, drawn from the same ones.
     """
     model = classifier(TURNS * len(letters))
-    optimization = Optimization(model, settings.ordinary_iterations, settings)
+    optimization = Optimization(
+        model,
+        settings.iterations,
+        settings.ordinary_lr,
+        settings.ordinary_weight_decay,
+    )
     generator = torch.Generator().manual_seed(settings.seed)
     start = time.perf_counter()
-    with display.track("ordinary classifier", settings.ordinary_iterations) as report:
-        for _ in range(settings.ordinary_iterations):
+    with display.track("ordinary classifier", settings.iterations) as report:
+        for _ in range(settings.iterations):
             images, labels = _draw(letters, settings.images, generator)
             loss = F.cross_entropy(model(images), labels)
             optimization.step(loss)

@@ -89,7 +89,7 @@ class Report:
             f"both agree to {timing.difference:.0e} in float64",
             "",
             f"Without meta-learning the net learned {self.ordinary_classes:,} classes from "
-            f"{settings.ordinary_iterations:,} batches of as many images, "
+            f"{settings.iterations:,} batches of as many images, "
             f"in {self.ordinary_seconds:.0f} s.",
         )
         return "\n".join(line.rstrip() for line in lines)

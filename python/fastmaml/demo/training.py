@@ -16,7 +16,7 @@ from .settings import Settings
 
 def meta_train(maml: MAML, sampler: EpisodeSampler, settings: Settings, display: Display) -> float:
     """Trains the model of `maml` on tasks of `sampler`; returns the seconds it took."""
-    optimization = Optimization(maml, settings.iterations, settings)
+    optimization = Optimization(maml, settings.iterations, settings.outer_lr, settings.weight_decay)
     start = time.perf_counter()
     with display.track("MAML", settings.iterations) as report:
         for episodes in islice(sampler, settings.iterations):
@@ -27,12 +27,10 @@ def meta_train(maml: MAML, sampler: EpisodeSampler, settings: Settings, display:
 
 
 class Optimization:
-    """`steps` steps of AdamW with a rate that falls to zero along a cosine."""
+    """`steps` steps of AdamW with a rate that falls from `lr` to zero along a cosine."""
 
-    def __init__(self, model: nn.Module, steps: int, settings: Settings) -> None:
-        self.optimizer = torch.optim.AdamW(
-            model.parameters(), settings.outer_lr, weight_decay=settings.weight_decay
-        )
+    def __init__(self, model: nn.Module, steps: int, lr: float, weight_decay: float) -> None:
+        self.optimizer = torch.optim.AdamW(model.parameters(), lr, weight_decay=weight_decay)
         self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, steps)
 
     def step(self, loss: Tensor) -> None:
