@@ -1,21 +1,44 @@
-"""The same net without meta-learning: trained on all classes at once, then fine-tuned."""
+"""The same net without meta-learning: trained on all classes at once or not at all, fine-tuned."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_linear_bn_eval
 
-from ..tasks import ClassDataset
+from ..tasks import ClassDataset, Episodes
 from .display import Display
-from .evaluation import Learner
+from .evaluation import Accuracy, Learner, accuracy, best
 from .model import classifier
 from .settings import Settings
 from .training import Optimization
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """The net trained in some way, the way of fine-tuning that suits it best, and its accuracy."""
+
+    name: str
+    learner: Learner
+    accuracy: Accuracy
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        learners: Iterator[Learner],
+        validation: Sequence[Episodes],
+        test: Sequence[Episodes],
+    ) -> Baseline:
+        """The one of `learners` that does best in validation, tested."""
+        learner = best(learners, validation)
+        return cls(name, learner, accuracy(learner, test))
+
 
 TURNS = 4
 """A letter turned by 0, 90, 180 and 270 degrees is four classes, as in meta-training."""
@@ -46,8 +69,10 @@ def train_classifier(
     return model, time.perf_counter() - start
 
 
-def fine_tuned(model: nn.Sequential, classes: int, *, keep_statistics: bool) -> Iterator[Learner]:
-    """The ways to fine-tune a trained net to a few images of new classes.
+def fine_tuned(
+    model: nn.Sequential, classes: int, *, keep_statistics: bool = False
+) -> Iterator[Learner]:
+    """The ways to fine-tune a net to a few images of new classes.
 
     Its head is replaced by zeros, which prefer no class. BatchNorm takes the statistics of the
     images at hand, as in MAML, or keeps those of training, as is usual elsewhere.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..plan import Plan
+from .baseline import Baseline
 from .evaluation import Accuracy, Learner
 from .plain_loop import Timing
 from .settings import Settings
@@ -14,7 +15,7 @@ from .settings import Settings
 class Report:
     """The figures of one run, all measured in it. `print` it.
 
-    Accuracies are over the test tasks; "ordinary" is the same net trained without meta-learning.
+    Accuracies are over the test tasks.
     """
 
     settings: Settings
@@ -23,12 +24,10 @@ class Report:
     plan: Plan
     threads: int
     nearest_image: Accuracy
-    ordinary: tuple[Accuracy, ...]
-    """Of each of `ordinary_learners`."""
-    ordinary_learners: tuple[Learner, ...]
-    """The best with BatchNorm by the task, as MAML has it, and with that of training."""
+    baselines: tuple[Baseline, ...]
+    """The same net without meta-learning."""
     ordinary_classes: int
-    """What it was trained to tell apart."""
+    """What ordinary training told apart."""
     ordinary_seconds: float
     before: Accuracy
     """Of the meta-learned parameters without adapting."""
@@ -57,10 +56,7 @@ class Report:
         accuracies = (
             ("chance", f"{100 * self.chance:.1f}%", ""),
             ("nearest image", str(self.nearest_image), "pixel by pixel, nothing learned"),
-            *(
-                ("ordinary training", str(value), str(learner))
-                for value, learner in zip(self.ordinary, self.ordinary_learners, strict=True)
-            ),
+            *((each.name, str(each.accuracy), str(each.learner)) for each in self.baselines),
             ("MAML, not adapted", str(self.before), ""),
             ("MAML", str(self.maml), str(self.maml_learner)),
         )
@@ -88,8 +84,10 @@ class Report:
             f"{timing.plain / timing.fastmaml:6.1f} x                    "
             f"both agree to {timing.difference:.0e} in float64",
             "",
-            f"Without meta-learning the net learned {self.ordinary_classes:,} classes from "
-            f"{settings.iterations:,} batches of as many images, "
-            f"in {self.ordinary_seconds:.0f} s.",
+            "Without meta-learning, the same net: as it begins; and trained on as many images to "
+            "tell",
+            f"{self.ordinary_classes:,} classes apart, which MAML is not told, in "
+            f"{self.ordinary_seconds:.0f} s. Each is then fine-tuned",
+            "in the way that does best on validation letters.",
         )
         return "\n".join(line.rstrip() for line in lines)
