@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from types import MappingProxyType, ModuleType
 
 from . import executors
+from .executors.errors import BackendError
 from .program import InnerLoop, Inputs, Samples
 
 _EXECUTORS: Mapping[str, ModuleType] = MappingProxyType(
@@ -17,10 +18,6 @@ _EXECUTORS: Mapping[str, ModuleType] = MappingProxyType(
 
 BACKENDS = ("auto", "native", "triton", "reference", "generic")
 """What `backend` may be."""
-
-
-class BackendError(RuntimeError):
-    """The backend that was asked for cannot run this call; the message says why."""
 
 
 def choose(loop: InnerLoop, inputs: Inputs, backend: str = "auto") -> ModuleType:

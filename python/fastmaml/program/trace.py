@@ -13,16 +13,15 @@ draws at random, and the question whether something is a Tensor, which stand-ins
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import weakref
-from collections.abc import Iterator
 
 import torch
 from torch import nn
 from torch.nn.parameter import UninitializedParameter
 
 from .graph import Program
+from .module_state import restored_attributes
 from .trace_builder import TraceError
 from .trace_guards import Guards
 from .tracer import Tracer
@@ -91,7 +90,7 @@ def _checked(model: nn.Module, sample_shape: tuple[int, ...]) -> tuple[int, ...]
 def _trace(model: nn.Module, sample_shape: tuple[int, ...]) -> tuple[Guards, Program]:
     guards = Guards(model)
     # Whoever traces under no_grad still wants to know of a no_grad inside of forward.
-    with _restored_attributes(model), torch.enable_grad():
+    with restored_attributes(model), torch.enable_grad():
         tracer = Tracer(model, sample_shape)
         tracer.trace(model)
         guards.add_called(tracer.called)
@@ -102,17 +101,3 @@ def _trace(model: nn.Module, sample_shape: tuple[int, ...]) -> tuple[Guards, Pro
                 "without writing to self"
             )
     return guards, tracer.builder.build(tracer.output)
-
-
-@contextlib.contextmanager
-def _restored_attributes(model: nn.Module) -> Iterator[None]:
-    """Undo what a traced forward writes to its modules: stand-ins must not stay there."""
-    before = [(vars(module), dict(vars(module))) for module in model.modules()]
-    try:
-        yield
-    finally:
-        for state, saved in before:
-            if any(state.get(name, state) is not value for name, value in saved.items()):
-                state.update(saved)
-            for name in state.keys() - saved.keys():
-                del state[name]

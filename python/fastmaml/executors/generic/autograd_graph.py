@@ -1,0 +1,70 @@
+"""What classic autograd's graph of a pass tells about a user's code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import BackendError
+from .gears import Arguments, Axes, task_of
+from .objective import Pass
+
+
+def check_leaves(run: Pass, arguments: Arguments, axes: Axes) -> None:
+    """Nothing else requires grad: its gradient would be lost without a word.
+
+    Raises:
+        BackendError: forward or the loss reads a tensor that requires grad and is neither a
+            parameter of the model nor an input.
+    """
+    value, own = _record(run, arguments, axes)
+    for node in _nodes(value):
+        leaf = getattr(node, "variable", None)
+        if isinstance(leaf, Tensor) and not any(leaf is tensor for tensor in own):
+            raise BackendError(
+                f"forward or the loss reads a tensor of shape {list(leaf.shape)} that requires "
+                "grad and is neither a parameter of the model nor an input of the call, so its "
+                "gradient would be lost; detach it, or make it a parameter of the model"
+            )
+
+
+def python_functions(run: Pass, arguments: Arguments, axes: Axes) -> list[str]:
+    """Names of the autograd.Functions, written in Python, in a pass."""
+    try:
+        value, _ = _record(run, arguments, axes)
+    except Exception:
+        return []
+    names = {
+        type(node).__name__.removesuffix("Backward")
+        for node in _nodes(value)
+        if isinstance(node, torch.autograd.function.BackwardCFunction)
+    }
+    return sorted(names)
+
+
+@torch.enable_grad()
+def _record(run: Pass, arguments: Arguments, axes: Axes) -> tuple[Tensor, list[Tensor]]:
+    """The value of the first task, and the leaves that it may depend on."""
+    run.prepare(int(arguments[2]["task"][0]))
+    moving, resting, constant = task_of(arguments, axes, slice(0, 1), squeeze=True)
+    leaves = [
+        {key: tensor.detach().requires_grad_() for key, tensor in part.items()}
+        for part in (moving, resting)
+    ]
+    value, _ = run(*leaves, constant)
+    return value, [tensor for part in leaves for tensor in part.values()]
+
+
+def _nodes(value: Tensor) -> Iterator[Any]:
+    """Every node of the graph that ends in `value`."""
+    stack, seen = [value.grad_fn], set()
+    while stack:
+        node = stack.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        yield node
+        stack.extend(parent for parent, _ in node.next_functions)
