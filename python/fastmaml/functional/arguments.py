@@ -11,24 +11,33 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_unflatten
 
 from .. import checks
-from ..program import InnerLoop, Inputs, Loss, Program, Samples, TraceError, traced
+from ..plan import BACKENDS
+from ..program import InnerLoop, Inputs, Loss, ModuleProgram, Program, Samples
 from . import rates
 from .calls import is_autocast_on
+from .programs import program_of, takes_scalars
 
 NamePattern: TypeAlias = "str | Sequence[str] | Callable[[str], bool]"
 """Names of parameters: a shell pattern, several of them, or a predicate."""
 
 
 class Bound:
-    """A model traced for samples of one shape, with the tensor that each of its slots holds.
+    """A model's program for samples of one shape, with the tensor that each of its slots holds.
+
+    A model is traced unless `backend`, its data or the loss ask for it as it is; with "auto", also
+    one that cannot be traced runs as it is.
 
     Args:
         model: what to trace.
         x_name: the name of `x` in messages.
         x: [T, n, *sample], whose shape the program is traced for.
         parameters: by name, [*shape] or [T, *shape]; the model's own where it has none.
+        backend: one of `plan.BACKENDS`.
+        loss: None where nothing is compared.
+        size: as of the support or the query; only read where the model runs as it is.
     """
 
     def __init__(
@@ -37,16 +46,29 @@ class Bound:
         x_name: str,
         x: Tensor,
         parameters: Mapping[str, Tensor] | None,
+        backend: str,
+        loss: Loss | None,
+        size: Any = None,
     ) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be an nn.Module, got {type(model).__name__}")
-        checks.x(x_name, x)
+        self.backend = checks.choice("backend", backend, BACKENDS)
+        checks.x(x_name, x, scalars=takes_scalars(x, backend))
         self.autocast = is_autocast_on(x.device.type)
         if self.autocast:
             warn_of_autocast()
         self.model = model
         self.tasks = x.shape[0]
-        self.program = _program(model, x_name, tuple(x.shape[2:]))
+        self.program = program_of(
+            model,
+            x_name,
+            self.cast(x),
+            parameters,
+            backend=backend,
+            loss=loss,
+            size=size,
+            cast=self.cast,
+        )
         own = tuple(_parameter(model, path) for path in _paths(self.program))
         self.trainable = tuple(parameter.requires_grad for parameter in own)
         self.parameters = tuple(
@@ -102,6 +124,18 @@ class Bound:
             checks.step_weights(step_weights, steps),
             checks.flag("first_order", first_order),
         )
+
+    @property
+    def is_traced(self) -> bool:
+        """Whether the program is the model's ops; else the model runs as it is."""
+        return isinstance(self.program, Program)
+
+    def prediction(self, leaves: Sequence[Tensor]) -> Any:
+        """What the model returns, from its tensors."""
+        if isinstance(self.program, Program):
+            (prediction,) = leaves
+            return prediction
+        return tree_unflatten(leaves, self.program.output_tree)
 
     def samples(
         self, role: str, x: Any, y: Any, weights: Any, size: Any, loss: Loss | None
@@ -177,14 +211,6 @@ class Bound:
                 )
 
 
-def _program(model: nn.Module, x_name: str, sample_shape: tuple[int, ...]) -> Program:
-    try:
-        return traced(model, sample_shape)
-    except TraceError as error:
-        shape = list(sample_shape)
-        raise TraceError(f"{error} (traced for {x_name}, whose samples are {shape})") from error
-
-
 @cache
 def warn_of_autocast() -> None:
     """Once in the life of a process."""
@@ -194,7 +220,7 @@ def warn_of_autocast() -> None:
 
 
 @lru_cache(maxsize=256)
-def _paths(program: Program) -> tuple[tuple[str, ...], ...]:
+def _paths(program: Program | ModuleProgram) -> tuple[tuple[str, ...], ...]:
     return tuple(tuple(slot.name.split(".")) for slot in program.slots)
 
 
@@ -206,12 +232,14 @@ def _parameter(module: nn.Module, path: tuple[str, ...]) -> nn.Parameter:
     return module._parameters[leaf]
 
 
-_flags: weakref.WeakKeyDictionary[Program, dict[tuple[str, ...], tuple[bool, ...]]] = (
-    weakref.WeakKeyDictionary()
-)
+_flags: weakref.WeakKeyDictionary[
+    Program | ModuleProgram, dict[tuple[str, ...], tuple[bool, ...]]
+] = weakref.WeakKeyDictionary()
 
 
-def _chosen(model: nn.Module, program: Program, names: NamePattern) -> tuple[bool, ...]:
+def _chosen(
+    model: nn.Module, program: Program | ModuleProgram, names: NamePattern
+) -> tuple[bool, ...]:
     """Whether `names` names each slot; kept where it cannot change."""
     if callable(names):
         chosen = named(model, names)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .. import checks, plan
-from ..program import Cotangents, InnerLoop, Inputs, Outputs, Samples
+from ..program import Cotangents, InnerLoop, Inputs, Outputs, Program, Samples
 
 
 class Call:
@@ -117,17 +117,18 @@ class AdaptCall(RunCall):
 
 
 class PredictCall(RunCall):
-    """The result is the prediction, [T, m, *output]."""
+    """The result is the prediction, [T, m, *output], or its leaves."""
 
     def run(self, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        return (self._call(self.inputs(tensors)).prediction,)
+        return _leaves(self._call(self.inputs(tensors)).prediction)
 
     def cotangents(self, given: Sequence[Tensor | None], tasks: int) -> Cotangents:
-        return Cotangents(prediction=given[0])
+        return Cotangents(prediction=_joined(given, self.loop))
 
 
 class LossCall(RunCall):
-    """The results are the loss [], the loss of each task [T] and the prediction [T, m, *output].
+    """The results are the loss [], the loss of each task [T] and the prediction [T, m, *output],
+    or its leaves.
 
     Where a gradient may follow, the first run computes that of the loss along with its value,
     so that an executor passes through its inner loop once.
@@ -151,18 +152,21 @@ class LossCall(RunCall):
         inputs = self.inputs(tensors)
         cotangents = None
         if self._wanted:
-            cotangents = Cotangents(inputs.query.x.new_full((inputs.tasks,), self._share))
+            share = torch.full(
+                (inputs.tasks,), self._share, dtype=inputs.dtype, device=inputs.device
+            )
+            cotangents = Cotangents(share)
         outputs = self._call(inputs, cotangents=cotangents, wanted=self._wanted)
         self._of_loss = outputs.gradients
         loss = outputs.task_loss.sum()
-        return loss * self._share, outputs.task_loss, outputs.prediction
+        return loss * self._share, outputs.task_loss, *_leaves(outputs.prediction)
 
     def cotangents(self, given: Sequence[Tensor | None], tasks: int) -> Cotangents:
-        loss, task_loss, prediction = given
+        loss, task_loss, *leaves = given
         if loss is not None:
             share = (loss * self._share).expand(tasks)
             task_loss = share if task_loss is None else task_loss + share
-        return Cotangents(task_loss, prediction)
+        return Cotangents(task_loss, _joined(leaves, self.loop))
 
     def gradients(
         self,
@@ -170,8 +174,8 @@ class LossCall(RunCall):
         given: Sequence[Tensor | None],
         tensors: Sequence[Tensor],
     ) -> tuple[Tensor, ...]:
-        loss, task_loss, prediction = given
-        is_known = task_loss is None and prediction is None and self._of_loss.keys() >= set(keys)
+        loss, *others = given
+        is_known = all(other is None for other in others) and self._of_loss.keys() >= set(keys)
         if is_known:
             return tuple(self._of_loss[key] * loss for key in keys)
         return super().gradients(keys, given, tensors)
@@ -189,6 +193,18 @@ class ProductCall(Call):
         with without_autocast(inputs):
             products = executor.hvp(self.loop, inputs, vectors)
         return tuple(product for product in products if product is not None)
+
+
+def _leaves(prediction: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return prediction if isinstance(prediction, tuple) else (prediction,)
+
+
+def _joined(
+    leaves: Sequence[Tensor | None], loop: InnerLoop
+) -> Tensor | tuple[Tensor | None, ...] | None:
+    """Cotangents of the prediction, as executors take them."""
+    is_tensor = isinstance(loop.program, Program) or loop.program.returns_a_tensor
+    return leaves[0] if is_tensor else tuple(leaves)
 
 
 def is_autocast_on(device_type: str) -> bool:

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor, nn
 
 from .. import checks
-from ..plan import BACKENDS
 from . import losses
 from .arguments import Bound, NamePattern
 from .autograd import Product, Undifferentiated, eager
@@ -44,13 +43,14 @@ def hvp(
     Returns:
         The products by name, [T, *shape].
     """
-    bound = Bound(model, "support_x", support_x, parameters)
+    of_loss = losses.resolve(loss)
+    bound = Bound(model, "support_x", support_x, parameters, backend, of_loss, support_size)
     adapted = bound.adapted(inner_parameters)
-    loop = bound.loop(losses.resolve(loss), adapted, 0, 0.0, False)
+    loop = bound.loop(of_loss, adapted, 0, 0.0, False)
     support = bound.samples("support", support_x, support_y, weights, support_size, loop.loss)
     inputs = bound.inputs(bound.no_rates(), support, None, seed)
     vectors = _vectors(bound, adapted, vector)
-    call = ProductCall(loop, inputs, checks.choice("backend", backend, BACKENDS))
+    call = ProductCall(loop, inputs, bound.backend)
     tensors = [
         Undifferentiated.apply(key, tensor) if tensor.requires_grad else tensor
         for key, tensor in zip(call.keys, call.tensors(inputs), strict=True)

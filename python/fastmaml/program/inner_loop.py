@@ -116,9 +116,7 @@ class Inputs:
         def of_samples(samples: Samples | None) -> Samples | None:
             if samples is None:
                 return None
-            return Samples(
-                function(samples.x), of(samples.y), of(samples.weights), samples.size
-            )
+            return Samples(function(samples.x), of(samples.y), of(samples.weights), samples.size)
 
         return replace(
             self,

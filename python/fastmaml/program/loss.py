@@ -39,3 +39,10 @@ class Loss:
     def __post_init__(self) -> None:
         assert self.kind in (*LOSS_KINDS, "callable"), self.kind
         assert (self.kind == "callable") == (self.function is not None), self
+
+    @property
+    def name(self) -> str:
+        """Of the kind, or of the callable."""
+        if self.function is None:
+            return self.kind
+        return getattr(self.function, "__name__", type(self.function).__name__)

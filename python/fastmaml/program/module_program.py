@@ -96,9 +96,7 @@ def module_program(
     return program
 
 
-def _look(
-    model: nn.Module, x: Tensor, parameters: Mapping[str, Tensor], why: str
-) -> ModuleProgram:
+def _look(model: nn.Module, x: Tensor, parameters: Mapping[str, Tensor], why: str) -> ModuleProgram:
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     versions = {name: buffer._version for name, buffer in buffers.items()}
     with torch.no_grad(), restored_attributes(model), restored_generators(x.device):

@@ -31,6 +31,9 @@ _PROGRAMS_PER_MODEL = 8
 _programs: weakref.WeakKeyDictionary[nn.Module, list[tuple[tuple[int, ...], Guards, Program]]] = (
     weakref.WeakKeyDictionary()
 )
+_refused: weakref.WeakKeyDictionary[nn.Module, list[tuple[tuple[int, ...], Guards, str]]] = (
+    weakref.WeakKeyDictionary()
+)
 _lock = threading.RLock()  # fx patches nn.Module while it traces
 
 
@@ -57,16 +60,28 @@ def traced(model: nn.Module, sample_shape: tuple[int, ...]) -> Program:
     """`trace`, from memory while nothing that the trace read of the model has changed.
 
     What counts as a change is said in `Guards`. A model's programs live as long as the model,
-    and only the last few of them.
+    and only the last few of them. A refusal is remembered in the same way.
     """
     programs = _programs.get(model)
     if programs is not None:
         for shape, guards, program in programs:
             if shape == sample_shape and guards.hold():
                 return program
+    for shape, guards, message in _refused.get(model, ()):
+        if shape == sample_shape and guards.hold():
+            raise TraceError(message)
     with _lock:
         shape = _checked(model, sample_shape)
-        guards, program = _trace(model, shape)
+        # Hooks may be why, and they come and go: guards that watch for them hold where there
+        # are none.
+        guards = Guards(model)
+        guards.add_called(model.modules())
+        try:
+            guards, program = _trace(model, shape)
+        except TraceError as error:
+            refused = _refused.get(model, [])
+            _refused[model] = [*refused[1 - _PROGRAMS_PER_MODEL :], (shape, guards, str(error))]
+            raise
         programs = _programs.get(model, [])
         _programs[model] = [*programs[1 - _PROGRAMS_PER_MODEL :], (shape, guards, program)]
     return program

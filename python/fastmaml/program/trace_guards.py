@@ -144,6 +144,8 @@ def _freeze(value: Any, outer: frozenset[int] = frozenset()) -> Any:
     if id(value) in outer:
         return "itself"
     outer |= {id(value)}
+    if isinstance(value, weakref.ref):  # those of an nn.RNN, which are equal as tensors are
+        value = value()
     if not _is_container(value):
         try:
             return _Identity(value)

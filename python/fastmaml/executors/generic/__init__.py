@@ -17,11 +17,12 @@ from torch import Tensor
 from ...program import Cotangents, InnerLoop, Inputs, ModuleProgram, Outputs, restored_generators
 from . import inner_loop
 from .chunks import Chunks
+from .gears import GEARS
 from .note import GenericNote
 from .outputs import Collected
 from .trial import describe
 
-__all__ = ["GenericNote", "describe", "hvp", "refusal", "run"]
+__all__ = ["GEARS", "GenericNote", "describe", "hvp", "refusal", "run"]
 
 
 def refusal(loop: InnerLoop, inputs: Inputs) -> str | None:

@@ -20,7 +20,7 @@ def check_leaves(run: Pass, arguments: Arguments, axes: Axes) -> None:
         BackendError: forward or the loss reads a tensor that requires grad and is neither a
             parameter of the model nor an input.
     """
-    value, own = _record(run, arguments, axes)
+    value, own = record(run, arguments, axes)
     for node in _nodes(value):
         leaf = getattr(node, "variable", None)
         if isinstance(leaf, Tensor) and not any(leaf is tensor for tensor in own):
@@ -34,7 +34,7 @@ def check_leaves(run: Pass, arguments: Arguments, axes: Axes) -> None:
 def python_functions(run: Pass, arguments: Arguments, axes: Axes) -> list[str]:
     """Names of the autograd.Functions, written in Python, in a pass."""
     try:
-        value, _ = _record(run, arguments, axes)
+        value, _ = record(run, arguments, axes)
     except Exception:
         return []
     names = {
@@ -46,15 +46,20 @@ def python_functions(run: Pass, arguments: Arguments, axes: Axes) -> list[str]:
 
 
 @torch.enable_grad()
-def _record(run: Pass, arguments: Arguments, axes: Axes) -> tuple[Tensor, list[Tensor]]:
+def record(run: Pass, arguments: Arguments, axes: Axes) -> tuple[Tensor, list[Tensor]]:
     """The value of the first task, and the leaves that it may depend on."""
     run.prepare(int(arguments[2]["task"][0]))
     moving, resting, constant = task_of(arguments, axes, slice(0, 1), squeeze=True)
     leaves = [
-        {key: tensor.detach().requires_grad_() for key, tensor in part.items()}
-        for part in (moving, resting)
+        {
+            key: tensor.detach().requires_grad_(
+                tensor.is_floating_point() and not key.startswith("buffer:")
+            )
+            for key, tensor in part.items()
+        }
+        for part in (moving, resting, constant)
     ]
-    value, _ = run(*leaves, constant)
+    value, _ = run(*leaves)
     return value, [tensor for part in leaves for tensor in part.values()]
 
 

@@ -66,9 +66,7 @@ class Chunks:
 
     def _chunk(self, first: int, last: int) -> Chunk:
         tasks = slice(first, last)
-        return Chunk(
-            self._loop, self._inputs, tasks, self._buffers, self._cotangents, self._wanted
-        )
+        return Chunk(self._loop, self._inputs, tasks, self._buffers, self._cotangents, self._wanted)
 
     def _split(self, first: int, last: int, choices: list[Choice | None]) -> Iterator[Chunk]:
         size = max(1, CHUNK_BYTES // max(1, self._task_bytes(choices)))
@@ -77,15 +75,12 @@ class Chunks:
 
     def _task_bytes(self, choices: list[Choice | None]) -> int:
         """What one more task of a chunk takes: parameter sets, and its largest pass."""
-        loop, inputs = self._loop, self._inputs
-        adapted = sum(s.size for s, flag in zip(loop.program.slots, loop.adapted, strict=True) if flag)
-        resting = sum(
-            slot.size
-            for slot in loop.program.slots
-            if f"parameter:{slot.name}" in self._wanted
-        )
+        loop, slots = self._loop, self._loop.program.slots
+        adapted = sum(s.size for s, flag in zip(slots, loop.adapted, strict=True) if flag)
+        resting = sum(s.size for s in slots if f"parameter:{s.name}" in self._wanted)
         sets = 4 + (loop.steps if self._wanted or loop.step_weights else 0)
         if any(key.startswith("rate:") for key in self._wanted):
             sets += loop.steps
         passes = [choice.task_bytes for choice in choices if choice and choice.gear.is_batched]
-        return inputs.dtype.itemsize * (sets * adapted + 2 * resting) + _LIVE * max(passes, default=0)
+        numbers = sets * adapted + 2 * resting
+        return self._inputs.dtype.itemsize * numbers + _LIVE * max(passes, default=0)

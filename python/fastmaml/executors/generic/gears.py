@@ -57,13 +57,12 @@ class Gear:
         results = []
         for index, task in enumerate(arguments[2]["task"].tolist()):
             run.prepare(task)
-            results.append(of_task(*task_of(arguments, axes, slice(index, index + 1), squeeze=True)))
+            one = slice(index, index + 1)
+            results.append(of_task(*task_of(arguments, axes, one, squeeze=True)))
         return tree_map(lambda *tensors: torch.stack(tensors), *results)
 
 
-def task_of(
-    arguments: Arguments, axes: Axes, tasks: slice, *, squeeze: bool = False
-) -> Arguments:
+def task_of(arguments: Arguments, axes: Axes, tasks: slice, *, squeeze: bool = False) -> Arguments:
     """The arguments for some of the tasks; for one, without the task axis if `squeeze`."""
 
     def some(tensor: Tensor, axis: int | None) -> Tensor:

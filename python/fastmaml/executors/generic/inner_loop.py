@@ -123,10 +123,10 @@ class _Adjoint:
         self._r: Tensors = {}
         if not chunk.goes_back:
             return
+        number = torch.zeros((), dtype=chunk.inputs.dtype, device=chunk.inputs.device)
         given = None if chunk.cotangents is None else chunk.cotangents.adapted
         for slot, key in chunk.parameters(adapted=True):
-            shape = (chunk.count, *chunk.loop.program.slots[slot].shape)
-            zero = torch.zeros((), dtype=chunk.inputs.dtype, device=chunk.inputs.device).expand(shape)
+            zero = number.expand(chunk.count, *chunk.loop.program.slots[slot].shape)
             bar = None if given is None else given[slot]
             self._v[key] = zero if bar is None else bar[chunk.tasks]
             self._r[key] = zero

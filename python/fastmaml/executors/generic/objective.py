@@ -91,7 +91,7 @@ class Pass:
             loss = self.loss.function(prediction, target)
             if not isinstance(loss, Tensor) or loss.numel() != 1:
                 got = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else repr(loss)
-                raise ValueError(f"loss must return one number for the samples of a task, got {got}")
+                raise ValueError(f"loss must return one number for all samples, got {got}")
             return loss.reshape(())
         sample_loss = rules_of(self.loss).forward(prediction, target)
         return sample_loss.mean() if weights is None else weights @ sample_loss

@@ -29,9 +29,7 @@ class Collected:
         if results.task_loss is not None:
             self._task_loss.append(results.task_loss)
         if self._inputs.query is not None:
-            self._prediction.append(
-                tuple(self._padded(leaf, chunk) for leaf in results.prediction)
-            )
+            self._prediction.append(tuple(self._padded(leaf, chunk) for leaf in results.prediction))
 
     def outputs(self, gradients: Tensors) -> Outputs:
         """All of them, each with the axis T in front."""
@@ -42,9 +40,11 @@ class Collected:
                 (prediction,) = prediction
         adapted = None
         if self._returns_adapted:
+            slots = zip(self._loop.program.slots, self._loop.adapted, strict=True)
+            keys = [f"parameter:{slot.name}" if flag else None for slot, flag in slots]
             adapted = tuple(
-                torch.cat([phi[f"parameter:{slot.name}"] for phi in self._adapted]) if flag else None
-                for slot, flag in zip(self._loop.program.slots, self._loop.adapted, strict=True)
+                None if key is None else torch.cat([phi[key] for phi in self._adapted])
+                for key in keys
             )
         task_loss = torch.cat(self._task_loss) if self._task_loss else None
         return Outputs(task_loss, prediction, adapted, gradients)

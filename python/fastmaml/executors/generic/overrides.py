@@ -122,6 +122,12 @@ class Overrides(TorchFunctionMode):
             weight = torch.ones_like(bias)
         return F.layer_norm(input, normalized_shape, weight, bias, eps)
 
+    def weight_norm(self, v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
+        """Salimans & Kingma 2016, equation 2. torch's kernel runs neither in forward mode nor,
+        without a warning, under vmap."""
+        axes = [axis for axis in range(v.dim()) if dim == -1 or axis != dim % v.dim()]
+        return v * (g / v.square().sum(axes, keepdim=True).sqrt())
+
     def mse_loss(
         self,
         input: Tensor,
@@ -192,6 +198,7 @@ _OVERRIDES: dict[Callable[..., Any], Callable[..., Any]] = {
     F.instance_norm: Overrides.instance_norm,
     F.layer_norm: Overrides.layer_norm,
     F.mse_loss: Overrides.mse_loss,
+    torch._weight_norm: Overrides.weight_norm,
     F.scaled_dot_product_attention: Overrides.attention,
     F.multi_head_attention_forward: Overrides.multi_head_attention,
 }

@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from ...program import Loss, ModuleProgram
 from ..errors import BackendError
-from .autograd_graph import check_leaves, python_functions
+from .autograd_graph import check_leaves, python_functions, record
 from .gears import DOUBLE_BACKWARD, GEARS, Arguments, Axes, Gear, task_of
 from .note import note, reasons
 from .objective import Pass
@@ -83,6 +83,8 @@ def _try_gears(run: Pass, order: int, few: Arguments, axes: Axes) -> tuple[Choic
     DOUBLE_BACKWARD.value(run, few, axes)  # what the user's own code raises comes through here
     try:
         with _saved_bytes() as saved:
+            if order == VALUE:
+                record(run, few, axes)
             own = _evaluate(DOUBLE_BACKWARD, run, order, few, axes)
         again = _evaluate(DOUBLE_BACKWARD, run, order, few, axes)
         if order > VALUE:
@@ -114,8 +116,8 @@ def _try_gears(run: Pass, order: int, few: Arguments, axes: Axes) -> tuple[Choic
             break
         passed_over[gear.name] = reason
     is_conclusive = all(bool(t.isfinite().all()) for t in tree_leaves(exact))
-    tasks = len(few[2]["task"])
-    return Choice(choice, MappingProxyType(passed_over), saved[0] // tasks), is_conclusive
+    recorded = 1 if order == VALUE else len(few[2]["task"])
+    return Choice(choice, MappingProxyType(passed_over), saved[0] // recorded), is_conclusive
 
 
 def _fault(
@@ -174,11 +176,7 @@ def _not_differentiable(
 
 
 def _name(run: Pass) -> str:
-    loss = ""
-    if run.loss is not None:
-        function = run.loss.function
-        named = getattr(function, "__name__", type(function).__name__)
-        loss = f" with loss {run.loss.kind if function is None else named!r}"
+    loss = "" if run.loss is None else f" with loss {run.loss.name!r}"
     return f"{type(run.program.module).__name__}{loss}"
 
 
@@ -218,9 +216,9 @@ def _saved_bytes() -> Iterator[list[int]]:
 
 
 _Memory = dict[tuple[Any, ...], Choice]
-_memories: weakref.WeakKeyDictionary[
-    ModuleProgram, weakref.WeakKeyDictionary[object, _Memory]
-] = weakref.WeakKeyDictionary()
+_memories: weakref.WeakKeyDictionary[ModuleProgram, weakref.WeakKeyDictionary[object, _Memory]] = (
+    weakref.WeakKeyDictionary()
+)
 
 
 def _memory(program: ModuleProgram, loss: Loss | None) -> _Memory:

@@ -10,7 +10,7 @@ from collections.abc import Collection
 import torch
 from torch import Tensor
 
-from ...program import Cotangents, InnerLoop, Inputs, Outputs
+from ...program import Cotangents, InnerLoop, Inputs, ModuleProgram, Outputs
 from .call import Call, address_of
 from .extension import extension, unavailable
 from .lowering import SUPPORTED_OPS
@@ -23,6 +23,8 @@ FLOAT_TYPES = (torch.float32, torch.float64)
 
 def refusal(loop: InnerLoop, inputs: Inputs) -> str | None:
     """Why this call cannot run here, or None."""
+    if isinstance(loop.program, ModuleProgram):
+        return f"it runs traced models: {loop.program.why}"
     x = next(samples.x for samples in (inputs.query, inputs.support) if samples is not None)
     if x.device.type == "cuda" and extension is not None:
         return str(extension.cuda_refusal())
