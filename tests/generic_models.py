@@ -9,6 +9,7 @@ from fastmaml.program import InnerLoop, Inputs, ModuleProgram, Program, module_p
 from oracle import TORCH_FUNCTIONS
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 
 class ProgramModule(nn.Module):
@@ -132,6 +133,14 @@ class NewSquare(torch.autograd.Function):
         return 2 * x * x_dot
 
 
+class NoForwardMode(torch.autograd.Function):
+    """x^2 for reverse mode alone."""
+
+    generate_vmap_rule = True
+    forward, setup_context = NewSquare.forward, NewSquare.setup_context
+    backward = NewSquare.backward
+
+
 class Squared(nn.Module):
     def __init__(self, function: type[torch.autograd.Function]) -> None:
         super().__init__()
@@ -197,3 +206,15 @@ def conv_net() -> nn.Module:
         nn.Conv2d(1, 2, 3), nn.GroupNorm(1, 2), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),
         nn.Linear(8, 2),
     )  # fmt: skip
+
+
+class WeightNorm(TorchFunctionMode):
+    """torch._weight_norm from primitives (Salimans & Kingma 2016, equation 2), with the norms over
+    all axes but the first."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is torch._weight_norm:
+            v, g, dim = args
+            assert dim == 0
+            return g * v / v.square().sum(list(range(1, v.dim())), keepdim=True).sqrt()
+        return func(*args, **(kwargs or {}))

@@ -123,10 +123,22 @@ class Overrides(TorchFunctionMode):
         return F.layer_norm(input, normalized_shape, weight, bias, eps)
 
     def weight_norm(self, v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
-        """Salimans & Kingma 2016, equation 2. torch's kernel runs neither in forward mode nor,
-        without a warning, under vmap."""
+        """Salimans & Kingma 2016, equation 2. The second derivative of torch's kernel is wrong
+        (tests/test_norm_faults.py)."""
         axes = [axis for axis in range(v.dim()) if dim == -1 or axis != dim % v.dim()]
         return v * (g / v.square().sum(axes, keepdim=True).sqrt())
+
+    def normalize(
+        self,
+        input: Tensor,
+        p: float = 2.0,
+        dim: int = 1,
+        eps: float = 1e-12,
+        out: Tensor | None = None,
+    ) -> Tensor:
+        """With `out`, as spectral_norm has it, torch.func has no rule for PyTorch's own."""
+        y = F.normalize(input, p, dim, eps)
+        return y if out is None else out.copy_(y)
 
     def mse_loss(
         self,
@@ -197,6 +209,7 @@ _OVERRIDES: dict[Callable[..., Any], Callable[..., Any]] = {
     F.batch_norm: Overrides.batch_norm,
     F.instance_norm: Overrides.instance_norm,
     F.layer_norm: Overrides.layer_norm,
+    F.normalize: Overrides.normalize,
     F.mse_loss: Overrides.mse_loss,
     torch._weight_norm: Overrides.weight_norm,
     F.scaled_dot_product_attention: Overrides.attention,
