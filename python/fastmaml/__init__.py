@@ -8,7 +8,7 @@
 
 from . import functional
 from .algorithms import ANIL, MAML, Adapted, MetaLearner, MetaSGD
-from .executors.generic import GenericNote
+from .executors.generic import DerivativeWarning, GenericNote
 from .functional import DerivativeOrderError, MetaLoss
 from .plan import BackendError, Plan
 from .program import TraceError
@@ -21,6 +21,7 @@ __all__ = [
     "Adapted",
     "BackendError",
     "DerivativeOrderError",
+    "DerivativeWarning",
     "GenericNote",
     "MetaLearner",
     "MetaLoss",

@@ -18,11 +18,11 @@ from ...program import Cotangents, InnerLoop, Inputs, ModuleProgram, Outputs, re
 from . import inner_loop
 from .chunks import Chunks
 from .gears import GEARS
-from .note import GenericNote
+from .note import DerivativeWarning, GenericNote
 from .outputs import Collected
 from .trial import describe
 
-__all__ = ["GEARS", "GenericNote", "describe", "hvp", "refusal", "run"]
+__all__ = ["GEARS", "DerivativeWarning", "GenericNote", "describe", "hvp", "refusal", "run"]
 
 
 def refusal(loop: InnerLoop, inputs: Inputs) -> str | None:

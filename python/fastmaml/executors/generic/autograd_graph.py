@@ -13,12 +13,16 @@ from .gears import Arguments, Axes, task_of
 from .objective import Pass
 
 
-def check_leaves(run: Pass, arguments: Arguments, axes: Axes) -> None:
-    """Nothing else requires grad: its gradient would be lost without a word.
+def check_graph(run: Pass, arguments: Arguments, axes: Axes, *, twice: bool) -> None:
+    """What would be lost without a word is an error.
+
+    Args:
+        twice: whether the pass is differentiated twice.
 
     Raises:
         BackendError: forward or the loss reads a tensor that requires grad and is neither a
-            parameter of the model nor an input.
+            parameter of the model nor an input; or a function of it is differentiable once, which
+            torch.autograd.grad takes for a zero second derivative.
     """
     value, own = record(run, arguments, axes)
     for node in _nodes(value):
@@ -29,6 +33,16 @@ def check_leaves(run: Pass, arguments: Arguments, axes: Axes) -> None:
                 "grad and is neither a parameter of the model nor an input of the call, so its "
                 "gradient would be lost; detach it, or make it a parameter of the model"
             )
+    if not twice or not value.requires_grad:
+        return
+    leaves = [tensor for tensor in own if tensor.requires_grad]
+    gradients = torch.autograd.grad(value, leaves, create_graph=True, allow_unused=True)
+    if any(node.name() == "torch::autograd::Error" for node in _nodes(*gradients)):
+        functions = ", ".join(_python_functions(value))
+        raise BackendError(
+            f"PyTorch cannot differentiate {type(run.program.module).__name__} twice: one of its "
+            f"autograd.Functions ({functions}) is marked once_differentiable"
+        )
 
 
 def python_functions(run: Pass, arguments: Arguments, axes: Axes) -> list[str]:
@@ -37,12 +51,7 @@ def python_functions(run: Pass, arguments: Arguments, axes: Axes) -> list[str]:
         value, _ = record(run, arguments, axes)
     except Exception:
         return []
-    names = {
-        type(node).__name__.removesuffix("Backward")
-        for node in _nodes(value)
-        if isinstance(node, torch.autograd.function.BackwardCFunction)
-    }
-    return sorted(names)
+    return _python_functions(value)
 
 
 @torch.enable_grad()
@@ -63,9 +72,18 @@ def record(run: Pass, arguments: Arguments, axes: Axes) -> tuple[Tensor, list[Te
     return value, [tensor for part in leaves for tensor in part.values()]
 
 
-def _nodes(value: Tensor) -> Iterator[Any]:
-    """Every node of the graph that ends in `value`."""
-    stack, seen = [value.grad_fn], set()
+def _python_functions(value: Tensor) -> list[str]:
+    names = {
+        type(node).__name__.removesuffix("Backward")
+        for node in _nodes(value)
+        if isinstance(node, torch.autograd.function.BackwardCFunction)
+    }
+    return sorted(names)
+
+
+def _nodes(*ends: Tensor | None) -> Iterator[Any]:
+    """Every node of the graph that ends in these tensors."""
+    stack, seen = [end.grad_fn for end in ends if end is not None], set()
     while stack:
         node = stack.pop()
         if node is None or node in seen:

@@ -15,6 +15,10 @@ class GenericNote(UserWarning):
     """A model runs as it is, without kernels of its own; the message says how, and why."""
 
 
+class DerivativeWarning(UserWarning):
+    """PyTorch's second derivative of a model is not what its first derivatives say."""
+
+
 _noted: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
 
@@ -31,3 +35,14 @@ def note(program: ModuleProgram, gear: str, passed_over: Mapping[str, str]) -> N
 def reasons(passed_over: Mapping[str, str]) -> str:
     """Why not a faster gear, to be appended; empty if there is none."""
     return "".join(f"; not in {name}: {reason}" for name, reason in passed_over.items())
+
+
+def warn_of_second_derivatives(name: str, error: float) -> None:
+    """Say that they may be wrong."""
+    warnings.warn(
+        f"the second derivatives of {name} differ by {error:.1e} of the largest from differences "
+        "of its gradients: an autograd.Function in it has a backward that cannot be "
+        "differentiated, or PyTorch's own rule for an operation is wrong",
+        DerivativeWarning,
+        stacklevel=2,
+    )

@@ -20,15 +20,17 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from ...program import Loss, ModuleProgram
 from ..errors import BackendError
-from .autograd_graph import check_leaves, python_functions, record
-from .gears import DOUBLE_BACKWARD, GEARS, Arguments, Axes, Gear, task_of
-from .note import note, reasons
+from .autograd_graph import check_graph, python_functions, record
+from .gears import DOUBLE_BACKWARD, GEARS, Arguments, Axes, Gear, Gradient, Tangent, task_of
+from .note import note, reasons, warn_of_second_derivatives
 from .objective import Pass
 
 TASKS = 2
 """How many tasks a trial runs."""
 TOLERANCE = 1e-8
 """Of the check in float64, relative to the largest entry of a tensor."""
+FINITE_DIFFERENCE_TOLERANCE = 1e-2
+"""Of second derivatives against differences of first ones: for what is missing, not for digits."""
 
 VALUE, GRADIENT, TANGENT = range(3)
 """The orders of derivative that a pass is run for."""
@@ -88,7 +90,7 @@ def _try_gears(run: Pass, order: int, few: Arguments, axes: Axes) -> tuple[Choic
             own = _evaluate(DOUBLE_BACKWARD, run, order, few, axes)
         again = _evaluate(DOUBLE_BACKWARD, run, order, few, axes)
         if order > VALUE:
-            check_leaves(run, few, axes)
+            check_graph(run, few, axes, twice=order == TANGENT)
     except BackendError:
         raise
     except Exception as error:
@@ -105,6 +107,8 @@ def _try_gears(run: Pass, order: int, few: Arguments, axes: Axes) -> tuple[Choic
         tolerance = TOLERANCE
     except Exception:
         double, exact, tolerance = few, own, rough
+    if order == TANGENT and double is not few:
+        _compare_with_finite_differences(run, double, axes, exact)
     passed_over: dict[str, str] = {}
     choice = DOUBLE_BACKWARD
     for gear in GEARS[:-1]:
@@ -137,12 +141,46 @@ def _evaluate(gear: Gear, run: Pass, order: int, few: Arguments, axes: Axes) -> 
         return gear.value(run, few, axes)
     if order == GRADIENT:
         return gear.gradient(run, few, axes)
+    return gear.tangent(run, few, axes, _direction(few))
+
+
+def _direction(few: Arguments) -> dict[str, Tensor]:
+    """u, from the normal distribution."""
     generator = torch.Generator().manual_seed(0)
-    u = {
+    return {
         key: torch.randn(tensor.shape, generator=generator, dtype=torch.float64).to(tensor)
         for key, tensor in few[0].items()
     }
-    return gear.tangent(run, few, axes, u)
+
+
+def _compare_with_finite_differences(
+    run: Pass, double: Arguments, axes: Axes, exact: Tangent
+) -> None:
+    """Warn where double backward, the judge of all gears, is wrong itself.
+
+    Only if the gradients are those of the loss, which they are not meant to be where forward
+    stops them, as spectral_norm does. A step that crosses a kink, of a ReLU say, finds nothing
+    out: the shortest has to agree.
+    """
+    (moving, *rest), u, errors = double, _direction(double), []
+
+    def gradient(step: float) -> Gradient:
+        moved = {key: tensor + step * u[key] for key, tensor in moving.items()}
+        return DOUBLE_BACKWARD.gradient(run, (moved, *rest), axes)
+
+    slope = sum((g * u[key]).flatten(1).sum(1) for key, g in gradient(0.0)[0].items())
+    for step in (1e-5, 1e-8, 1e-10):
+        *ahead, found_ahead = gradient(step)
+        *behind, found_behind = gradient(-step)
+        if step == 1e-5:
+            loss_slope = (found_ahead["loss"] - found_behind["loss"]) / (2 * step)
+            if _error(loss_slope, slope) > FINITE_DIFFERENCE_TOLERANCE:
+                return
+        difference = tree_map(lambda a, b, step=step: (a - b) / (2 * step), ahead, behind)
+        errors.append(_error(difference, list(exact)))
+        if errors[-1] < FINITE_DIFFERENCE_TOLERANCE:
+            return
+    warn_of_second_derivatives(_name(run), min(errors))
 
 
 def _error(actual: Any, exact: Any) -> float:
