@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable
 from typing import Any
@@ -138,6 +139,14 @@ def plain_gradients(
     return task_loss, predictions, found
 
 
+def warned(name: str) -> contextlib.AbstractContextManager[object]:
+    """spectral_norm takes singular vectors for constants in training: its second derivatives are
+    not those of what it computes, in PyTorch and here."""
+    if name == "spectral_norm":
+        return pytest.warns(fm.DerivativeWarning)
+    return contextlib.nullcontext()
+
+
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("is_own", [False, True], ids=["shared", "own"])
@@ -157,7 +166,8 @@ def test_meta_gradients_are_those_of_a_recorded_loop(name: str, is_own: bool):
     for steps in range(6):
         options = {"lr": 0.1, "steps": steps, "loss": case.loss}
         task_loss, _, exact = plain_gradients(model, data, leaves, own, **options)
-        out = functional.meta_loss(model, *data, parameters=own, backend="generic", **options)
+        with warned(name if steps == 1 else ""):
+            out = functional.meta_loss(model, *data, parameters=own, backend="generic", **options)
         found = torch.autograd.grad(out.loss, leaves, materialize_grads=True, allow_unused=True)
         torch.testing.assert_close(out.task_loss, task_loss, rtol=1e-9, atol=1e-12)
         scale = max(float(gradient.abs().max()) for gradient in exact)
@@ -173,7 +183,8 @@ def test_the_fastest_gear_that_is_right_runs(name: str):
     case = CASES[name]
     model, data = case.make()
     maml = fm.MAML(model, 0.1, 2, loss=case.loss, backend="generic")
-    maml(*data).loss.backward()
+    with warned(name):
+        maml(*data).loss.backward()
     gear, *passed_over = re.split("; not in ", str(maml.plan(data[0], data[2])).split("\n")[0])
     assert gear.endswith(f"generic: asked for by name, in {case.gear}")
     assert len(passed_over) == (FAST, GRAD_OF_GRAD, JVP, SLOW).index(case.gear)

@@ -70,6 +70,8 @@ class Chunks:
 
     def _split(self, first: int, last: int, choices: list[Choice | None]) -> Iterator[Chunk]:
         size = max(1, CHUNK_BYTES // max(1, self._task_bytes(choices)))
+        if not all(choice.gear.is_batched for choice in choices if choice):
+            size = 1
         for start in range(first, last, size):
             yield self._chunk(start, min(start + size, last))
 

@@ -26,6 +26,7 @@ Gradient: TypeAlias = tuple[Tensors, Tensors, Tensors]
 """By moving, by resting, and what the pass found."""
 Tangent: TypeAlias = tuple[Tensors, Tensors]
 """The tangents of the gradients by moving and by resting."""
+Record: TypeAlias = tuple[Tensors, Callable[[Tensors], Tangent]]
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,9 @@ class Gear:
     is_batched: bool
     gradient_of: Callable[[Pass], OfTask]
     tangent_of: Callable[[Pass], OfTask]
+    record: Callable[[Pass, Arguments, Axes], Record] | None = None
+    """The gradient of a chunk of one task by what moves, and what its tangent is along any u: the
+    same as by `tangent`, from a graph that is kept."""
 
     def value(self, run: Pass, arguments: Arguments, axes: Axes) -> Tensors:
         """What the pass finds."""
@@ -114,7 +118,7 @@ def _backward(run: Pass) -> OfTask:
         moving, resting = _leaves(moving), _leaves(resting)
         value, found = run(moving, resting, constant)
         found = {key: tensor.detach() for key, tensor in found.items()}
-        return *_by(value, moving, resting), found
+        return *_by([value], moving, resting), found
 
     return of_task
 
@@ -126,27 +130,48 @@ def _double_backward(run: Pass) -> OfTask:
     def of_task(moving: Tensors, resting: Tensors, constant: Tensors, u: Tensors) -> Tangent:
         moving, resting = _leaves(moving), _leaves(resting)
         value, _ = run(moving, resting, constant)
-        slope = value.new_zeros(())
-        for gradient, direction in zip(
-            _grad_or_none(value, list(moving.values()), create_graph=True), u.values(), strict=True
-        ):
-            if gradient is not None:
-                slope = slope + (gradient * direction).sum()
-        return _by(slope, moving, resting)
+        gradient = _grad_or_none([value], list(moving.values()), create_graph=True)
+        moved = [
+            (g, bar)
+            for g, bar in zip(gradient, u.values(), strict=True)
+            if g is not None and g.requires_grad
+        ]
+        return _by([g for g, _ in moved], moving, resting, [bar for _, bar in moved])
 
     return of_task
+
+
+def _record(run: Pass, arguments: Arguments, axes: Axes) -> Record:
+    """As `_double_backward`, its first half now and its second when u is there."""
+    run.prepare(int(arguments[2]["task"]))
+    moving, resting, constant = task_of(arguments, axes, slice(0, 1), squeeze=True)
+    with torch.enable_grad():
+        moving, resting = _leaves(moving), _leaves(resting)
+        value, _ = run(moving, resting, constant)
+        found = _grad_or_none([value], list(moving.values()), create_graph=True)
+    gradient = dict(zip(moving, map(_or_zeros, found, moving.values()), strict=True))
+
+    def tangent(u: Tensors) -> Tangent:
+        moved = [key for key in gradient if gradient[key].requires_grad]
+        dots = _by([gradient[key] for key in moved], moving, resting, [u[key][0] for key in moved])
+        return tuple({key: dot[None] for key, dot in part.items()} for part in dots)
+
+    return {key: tensor.detach()[None] for key, tensor in gradient.items()}, tangent
 
 
 def _leaves(tensors: Tensors) -> Tensors:
     return {key: tensor.detach().requires_grad_() for key, tensor in tensors.items()}
 
 
-def _by(value: Tensor, moving: Tensors, resting: Tensors) -> tuple[Tensors, Tensors]:
+def _by(
+    values: Sequence[Tensor],
+    moving: Tensors,
+    resting: Tensors,
+    bars: Sequence[Tensor] | None = None,
+) -> tuple[Tensors, Tensors]:
+    """The gradient of sum <bar, value>, zero where nothing depends on a leaf."""
     leaves = [*moving.values(), *resting.values()]
-    found = [
-        torch.zeros_like(leaf) if gradient is None else gradient
-        for leaf, gradient in zip(leaves, _grad_or_none(value, leaves), strict=True)
-    ]
+    found = list(map(_or_zeros, _grad_or_none(values, leaves, bars), leaves))
     return (
         dict(zip(moving, found[: len(moving)], strict=True)),
         dict(zip(resting, found[len(moving) :], strict=True)),
@@ -154,14 +179,22 @@ def _by(value: Tensor, moving: Tensors, resting: Tensors) -> tuple[Tensors, Tens
 
 
 def _grad_or_none(
-    value: Tensor, leaves: Sequence[Tensor], *, create_graph: bool = False
+    values: Sequence[Tensor],
+    leaves: Sequence[Tensor],
+    bars: Sequence[Tensor] | None = None,
+    *,
+    create_graph: bool = False,
 ) -> Sequence[Tensor | None]:
-    if not leaves or not value.requires_grad:
+    if not leaves or not any(value.requires_grad for value in values):
         return [None] * len(leaves)
-    return torch.autograd.grad(value, leaves, create_graph=create_graph, allow_unused=True)
+    return torch.autograd.grad(values, leaves, bars, create_graph=create_graph, allow_unused=True)
 
 
-DOUBLE_BACKWARD = Gear("double backward, task by task", False, _backward, _double_backward)
+def _or_zeros(gradient: Tensor | None, leaf: Tensor) -> Tensor:
+    return torch.zeros_like(leaf) if gradient is None else gradient
+
+
+DOUBLE_BACKWARD = Gear("double backward, task by task", False, _backward, _double_backward, _record)
 """What PyTorch does with create_graph=True: the others are checked against it."""
 
 GEARS = (

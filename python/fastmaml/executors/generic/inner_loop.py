@@ -6,6 +6,7 @@ rates are wanted), and no graph.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +18,9 @@ from .gears import Tangent
 from .gradients import ChunkGradients
 from .objective import Tensors
 from .trial import GRADIENT, TANGENT, VALUE, Choice, choose
+
+GRAPH_BYTES = 32 * 2**20
+"""The memory that graphs of single steps may take, as the native executor's tapes may."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,7 @@ def needs_tangents(chunk: Chunk) -> bool:
 
 def run(chunk: Chunk, choices: Choices, gradients: Tensors) -> Results:
     """The inner loops of a chunk; adds its part to the gradients."""
-    trajectory, velocities = _forward(chunk, choices)
+    trajectory, velocities, tangents = _forward(chunk, choices)
     adjoint = _Adjoint(chunk, choices, ChunkGradients(chunk, gradients))
     steps, losses, prediction = chunk.loop.steps, {}, ()
     for step in range(steps, -1, -1):
@@ -71,7 +75,8 @@ def run(chunk: Chunk, choices: Choices, gradients: Tensors) -> Results:
             if not chunk.goes_back and not chunk.loop.step_weights:
                 break
             if chunk.goes_back:
-                adjoint.step_back(trajectory[step], velocities.get(step + 1, {}), step)
+                velocity = velocities.pop(step + 1, {})
+                adjoint.step_back(trajectory[step], velocity, step, tangents.pop(step, None))
         if chunk.inputs.query is not None and (step == steps or chunk.loop.step_weight(step)):
             found = adjoint.query(trajectory[step], step)
             losses[step] = found.get("loss")
@@ -87,16 +92,25 @@ def product(chunk: Chunk, choice: Choice, u: Tensors) -> Tensors:
     return choice.gear.tangent(call.run, call.arguments, call.axes, u)[0]
 
 
-def _forward(chunk: Chunk, choices: Choices) -> tuple[list[Tensors], dict[int, Tensors]]:
-    """phi_0..phi_K, and s_1..s_K where they are needed; what nobody will read is left empty."""
+def _forward(
+    chunk: Chunk, choices: Choices
+) -> tuple[list[Tensors], dict[int, Tensors], dict[int, Callable[[Tensors], Tangent]]]:
+    """phi_0..phi_K; s_1..s_K where they are needed; tangents by step where graphs are kept.
+
+    What nobody will read is left empty.
+    """
     loop, phi = chunk.loop, chunk.initial()
     keeps_velocities = any(key.startswith("rate:") for key in chunk.wanted)
     keeps_steps = chunk.goes_back or loop.step_weights
-    trajectory, velocities, velocity = [phi], {}, {}
+    keeps_graphs = _keeps_graphs(chunk, choices)
+    trajectory, velocities, velocity, tangents = [phi], {}, {}, {}
     for step in range(loop.steps):
         after = dict(phi)
-        if phi:
-            call = chunk.support(phi, step)
+        call = chunk.support(phi, step, for_tangent=keeps_graphs) if phi else None
+        if keeps_graphs:
+            gear = choices.inner.gear
+            gradient, tangents[step] = gear.record(call.run, call.arguments, call.axes)
+        elif phi:
             gradient, _, _ = choices.inner.gear.gradient(call.run, call.arguments, call.axes)
         for slot, key in chunk.parameters(adapted=True):
             if loop.momentum and velocity.get(key) is not None:
@@ -109,7 +123,16 @@ def _forward(chunk: Chunk, choices: Choices) -> tuple[list[Tensors], dict[int, T
             trajectory[-1] = {}
         trajectory.append(after)
         phi = after
-    return trajectory, velocities
+    return trajectory, velocities, tangents
+
+
+def _keeps_graphs(chunk: Chunk, choices: Choices) -> bool:
+    """Whether the graph of each step's gradient is kept until the adjoint comes by: of one task at
+    a time, and while they fit. Every graph ends at its own phi_k."""
+    inner = choices.inner
+    if inner is None or inner.gear.record is None or not needs_tangents(chunk):
+        return False
+    return chunk.count == 1 and chunk.loop.steps * inner.task_bytes <= GRAPH_BYTES
 
 
 class _Adjoint:
@@ -141,7 +164,13 @@ class _Adjoint:
         self._absorb("query", (by_moving, by_resting))
         return found
 
-    def step_back(self, phi: Tensors, velocity: Tensors, step: int) -> None:
+    def step_back(
+        self,
+        phi: Tensors,
+        velocity: Tensors,
+        step: int,
+        tangent: Callable[[Tensors], Tangent] | None,
+    ) -> None:
         """From v_{k+1} and r_{k+1} to v_k and r_k, but for the query's part."""
         chunk, loop, u = self._chunk, self._chunk.loop, {}
         for slot, key in chunk.parameters(adapted=True):
@@ -151,7 +180,9 @@ class _Adjoint:
             u[key] = self._r[key] - rate * self._v[key]
             if loop.momentum:
                 self._r[key] = loop.momentum * u[key]
-        if u and not loop.first_order:
+        if tangent is not None:
+            self._absorb("support", tangent(u))
+        elif u and not loop.first_order:
             call = chunk.support(phi, step, for_tangent=True)
             gear = self._choices.inner.gear
             self._absorb("support", gear.tangent(call.run, call.arguments, call.axes, u))

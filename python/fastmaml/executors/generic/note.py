@@ -42,7 +42,8 @@ def warn_of_second_derivatives(name: str, error: float) -> None:
     warnings.warn(
         f"the second derivatives of {name} differ by {error:.1e} of the largest from differences "
         "of its gradients: an autograd.Function in it has a backward that cannot be "
-        "differentiated, or PyTorch's own rule for an operation is wrong",
+        "differentiated, forward stops a gradient (as spectral_norm does in training), or "
+        "PyTorch's own rule for an operation is wrong",
         DerivativeWarning,
         stacklevel=2,
     )

@@ -159,8 +159,8 @@ def _compare_with_finite_differences(
     """Warn where double backward, the judge of all gears, is wrong itself.
 
     Only if the gradients are those of the loss, which they are not meant to be where forward
-    stops them, as spectral_norm does. A step that crosses a kink, of a ReLU say, finds nothing
-    out: the shortest has to agree.
+    stops them on purpose, as straight-through estimators do. A step that crosses a kink, of a
+    ReLU say, finds nothing out: the shortest has to agree.
     """
     (moving, *rest), u, errors = double, _direction(double), []
 
