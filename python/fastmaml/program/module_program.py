@@ -10,10 +10,12 @@ import threading
 import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import TreeSpec, tree_flatten
 
 from .graph import Slot
@@ -40,8 +42,12 @@ class ModuleProgram:
     """What forward returns; a leaf is one tensor."""
     has_dropout: bool
     """Whether forward draws random numbers, by dropout or otherwise."""
+    aliases: Mapping[str, str]
+    """First names of parameters and buffers, by every name that they have."""
     written: frozenset[str]
     """The buffers that forward writes to, by first name."""
+    running_means: tuple[str, ...]
+    """The buffers of BatchNorms that hold their running means."""
     why: str
     """Why the model is not traced."""
 
@@ -121,9 +127,24 @@ def _look(model: nn.Module, x: Tensor, parameters: Mapping[str, Tensor], why: st
         output_shape=tuple(leaves[0].shape[1:]) if is_batched else None,
         output_tree=tree,
         has_dropout=draws,
+        aliases=MappingProxyType(_aliases(model)),
+        running_means=tuple(
+            f"{path}.running_mean" if path else "running_mean"
+            for path, module in model.named_modules()
+            if isinstance(module, _BatchNorm) and module.running_mean is not None
+        ),
         written=frozenset(n for n, buffer in buffers.items() if buffer._version != versions[n]),
         why=why,
     )
+
+
+def _aliases(model: nn.Module) -> dict[str, str]:
+    first: dict[int, str] = {}
+    return {
+        name: first.setdefault(id(tensor), name)
+        for members in (model.named_parameters, model.named_buffers)
+        for name, tensor in members(remove_duplicate=False)
+    }
 
 
 def _generator_states(device: torch.device) -> list[Tensor]:

@@ -8,7 +8,6 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 from torch.func import functional_call
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from ...program import Loss, ModuleProgram, restored_attributes
@@ -49,13 +48,10 @@ class Pass:
         draw = Draw(self.seed, tensors["task"], self.index)
         module = self.program.module
         state = self._state(tensors)
-        running = [
-            state[f"{path}.running_mean" if path else "running_mean"]
-            for path, submodule in module.named_modules()
-            if isinstance(submodule, _BatchNorm) and submodule.running_mean is not None
-        ]
+        running = [state[name] for name in self.program.running_means]
         with restored_attributes(module), Overrides(draw, running):
-            leaves, tree = tree_flatten(functional_call(module, state, (tensors["x"],)))
+            output = functional_call(module, state, (tensors["x"],), tie_weights=False)
+            leaves, tree = tree_flatten(output)
             if tree != self.program.output_tree:
                 raise TypeError(f"forward returned {self.program.output_tree} and now {tree}")
             found = {f"prediction:{leaf}": tensor for leaf, tensor in enumerate(leaves)}
@@ -83,7 +79,7 @@ class Pass:
             if key.startswith("buffer:"):
                 name = key.removeprefix("buffer:")
                 state[name] = tensor.clone() if name in self.program.written else tensor
-        return state
+        return {name: state[first] for name, first in self.program.aliases.items()}
 
     def _loss(self, prediction: object, tensors: Tensors) -> Tensor:
         target, weights = tensors["y"], tensors.get("weights")
