@@ -14,7 +14,7 @@ from .trial import TANGENT, Choice, choose
 CHUNK_BYTES = 128 * 2**20
 """The memory that the tasks of a chunk may take, by estimate; one task always runs."""
 
-_LIVE = 3
+_LIVE = 4
 """A pass's cotangents and tangents beside its values, in multiples of what autograd saves of it."""
 
 
@@ -76,11 +76,14 @@ class Chunks:
             yield self._chunk(start, min(start + size, last))
 
     def _task_bytes(self, choices: list[Choice | None]) -> int:
-        """What one more task of a chunk takes: parameter sets, and its largest pass."""
+        """What one more task of a chunk takes: parameter sets, and its largest pass.
+
+        Beside phi_0..phi_K: v, r, u, their next values, and the gradient and tangent in hand.
+        """
         loop, slots = self._loop, self._loop.program.slots
         adapted = sum(s.size for s, flag in zip(slots, loop.adapted, strict=True) if flag)
         resting = sum(s.size for s in slots if f"parameter:{s.name}" in self._wanted)
-        sets = 4 + (loop.steps if self._wanted or loop.step_weights else 0)
+        sets = 8 + (loop.steps if self._wanted or loop.step_weights else 0)
         if any(key.startswith("rate:") for key in self._wanted):
             sets += loop.steps
         passes = [choice.task_bytes for choice in choices if choice and choice.gear.is_batched]
