@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -155,6 +156,16 @@ class Cotangents:
     """[T, m, *output]; one a leaf where the model does not return one tensor."""
     adapted: tuple[Tensor | None, ...] | None = None
     """One a slot, [T, *shape]; None for slots that are not adapted."""
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Cotangents:
+        """The same with `function` of each tensor."""
+
+        def of(part: Any) -> Any:
+            if isinstance(part, tuple):
+                return tuple(of(item) for item in part)
+            return None if part is None else function(part)
+
+        return Cotangents(of(self.task_loss), of(self.prediction), of(self.adapted))
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,7 @@ def run(
         Exception: what the model or the loss raises.
     """
     with _plain(loop, inputs) as inputs:
+        cotangents = None if cotangents is None else cotangents.map(_without_autograd)
         gradients = {
             key: torch.zeros_like(tensor, memory_format=torch.contiguous_format)
             for key, tensor in inputs.tensors(loop.program)
@@ -65,6 +66,7 @@ def hvp(
 ) -> tuple[Tensor | None, ...]:
     """H u of every task: H the Hessian of the support loss by the adapted slots."""
     with _plain(loop, inputs) as inputs:
+        vectors = [None if vector is None else _without_autograd(vector) for vector in vectors]
         products = [None if vector is None else torch.zeros_like(vector) for vector in vectors]
         for chunk, choice in Chunks(loop, inputs, None, frozenset()).for_products():
             adapted = chunk.parameters(adapted=True)
@@ -77,14 +79,16 @@ def hvp(
 
 @contextlib.contextmanager
 def _plain(loop: InnerLoop, inputs: Inputs) -> Iterator[Inputs]:
-    """The inputs without autograd's marks, and torch's modes and generators put back after.
-
-    Tensors made in inference mode are copied: autograd, which is used inside, does not take them.
-    """
-    plain = inputs.map(lambda t: t.clone() if t.is_inference() else t.detach())
+    """The inputs without autograd's marks, and torch's modes and generators put back after."""
+    plain = inputs.map(_without_autograd)
     with contextlib.ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.no_grad())
         if loop.program.has_dropout:
             stack.enter_context(restored_generators(plain.device))
         yield plain
+
+
+def _without_autograd(tensor: Tensor) -> Tensor:
+    """A copy of what was made in inference mode: autograd, used inside, does not take it."""
+    return tensor.clone() if tensor.is_inference() else tensor.detach()

@@ -7,9 +7,8 @@ shows; where the module does not run in float64, in its own dtype with a toleran
 
 from __future__ import annotations
 
-import contextlib
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -20,7 +19,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from ...program import Loss, ModuleProgram
 from ..errors import BackendError
-from .autograd_graph import check_graph, python_functions, record
+from .autograd_graph import look, python_functions
 from .gears import DOUBLE_BACKWARD, GEARS, Arguments, Axes, Gear, Gradient, Tangent, task_of
 from .note import note, reasons, warn_of_second_derivatives
 from .objective import Pass
@@ -84,13 +83,9 @@ def _try_gears(run: Pass, order: int, few: Arguments, axes: Axes) -> tuple[Choic
     """The choice, and whether its check says something: with a NaN in the data it does not."""
     DOUBLE_BACKWARD.value(run, few, axes)  # what the user's own code raises comes through here
     try:
-        with _saved_bytes() as saved:
-            if order == VALUE:
-                record(run, few, axes)
-            own = _evaluate(DOUBLE_BACKWARD, run, order, few, axes)
+        task_bytes = look(run, few, axes, order)
+        own = _evaluate(DOUBLE_BACKWARD, run, order, few, axes)
         again = _evaluate(DOUBLE_BACKWARD, run, order, few, axes)
-        if order > VALUE:
-            check_graph(run, few, axes, twice=order == TANGENT)
     except BackendError:
         raise
     except Exception as error:
@@ -120,8 +115,7 @@ def _try_gears(run: Pass, order: int, few: Arguments, axes: Axes) -> tuple[Choic
             break
         passed_over[gear.name] = reason
     is_conclusive = all(bool(t.isfinite().all()) for t in tree_leaves(exact))
-    recorded = 1 if order == VALUE else len(few[2]["task"])
-    return Choice(choice, MappingProxyType(passed_over), saved[0] // recorded), is_conclusive
+    return Choice(choice, MappingProxyType(passed_over), task_bytes), is_conclusive
 
 
 def _fault(
@@ -235,22 +229,6 @@ def _float_type(few: Arguments) -> torch.dtype:
 def _with_bars_of_one(constant: dict[str, Tensor]) -> dict[str, Tensor]:
     """Cotangents that may be zero would show no fault."""
     return {k: torch.ones_like(t) if k.endswith("_bar") else t for k, t in constant.items()}
-
-
-@contextlib.contextmanager
-def _saved_bytes() -> Iterator[list[int]]:
-    """[the bytes of all storages that autograd saves meanwhile]"""
-    total, seen = [0], set()
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in seen:
-            seen.add(storage.data_ptr())
-            total[0] += storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        yield total
 
 
 _Memory = dict[tuple[Any, ...], Choice]
