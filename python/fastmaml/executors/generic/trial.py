@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.utils._pytree import tree_leaves, tree_map
 
 from ...program import Loss, ModuleProgram
@@ -258,4 +259,6 @@ def _key(run: Pass, order: int, arguments: Arguments, axes: Axes) -> tuple[Any, 
         for tensors, dims in zip(arguments, axes, strict=True)
         for (key, tensor), axis in zip(tensors.items(), dims.values(), strict=True)
     )
-    return order, kind, len(arguments[0]), len(arguments[1]), *shapes
+    # forward mode does not nest: inside of it, the gears that use it fail
+    is_inside = forward_ad._current_level >= 0
+    return order, kind, is_inside, len(arguments[0]), len(arguments[1]), *shapes
