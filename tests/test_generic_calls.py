@@ -215,3 +215,28 @@ def test_other_dtypes(softmax_net, episode, dtype):
     for actual, expected in zip(gradients(out.loss, net), exact_gradients, strict=True):
         allowed = 20 * torch.finfo(dtype).eps * float(expected.abs().max())
         torch.testing.assert_close(actual.double(), expected, rtol=0, atol=allowed)
+
+
+def test_a_module_that_runs_in_one_dtype_alone(episode):
+    """It is checked in that dtype, in place of float64."""
+    torch.manual_seed(0)
+    table = torch.randn(4, 4)  # of no dtype but its own
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head((x @ table).softmax(-1))
+
+    model = Net()
+    sx, sy, qx, qy = (t.float() if t.is_floating_point() else t for t in episode)
+    maml = fm.MAML(model, 0.3, 2)
+    out = maml(sx, sy, qx, qy)
+    task_loss, _, _ = plain_loop(model, (sx, sy), (qx, qy), lr=0.3, steps=2)
+    for actual, expected in zip(
+        gradients(out.loss, model), gradients(task_loss.mean(), model), strict=True
+    ):
+        torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-6)
+    assert "vmap(jvp(grad))" in str(maml.plan(sx, qx))

