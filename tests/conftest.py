@@ -29,7 +29,7 @@ def executor(request: pytest.FixtureRequest) -> ModuleType:
     return request.param
 
 
-@pytest.fixture(params=["reference", "native"])
+@pytest.fixture(params=["reference", "native", "generic"])
 def backend(request: pytest.FixtureRequest) -> str:
     """Every executor, by its name; native where it is built."""
     if request.param == "native" and native.unavailable():

@@ -7,7 +7,7 @@ import warnings
 import pytest
 import torch
 from fastmaml import functional as fm
-from fastmaml.executors import native, reference
+from fastmaml.executors import generic, native, reference
 from fastmaml.functional.arguments import warn_of_autocast
 from torch import Tensor, nn
 from torch.testing import assert_close
@@ -17,7 +17,7 @@ from torch.testing import assert_close
 def runs(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """For every run of an executor, whether it computed gradients."""
     seen: list[bool] = []
-    for executor in (reference, native):
+    for executor in (reference, native, generic):
 
         def run(loop, inputs, *, run=executor.run, **options):
             seen.append(options.get("cotangents") is not None)

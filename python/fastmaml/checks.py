@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .program import InnerLoop, Loss, Program, Samples
+from .program import InnerLoop, Loss, ModuleProgram, Program, Samples
 
 LABELS = torch.int64
 """The dtype of class indices, as in torch."""
@@ -99,10 +99,11 @@ def alike(name: str, value: Any, dtype: torch.dtype, device: torch.device) -> No
     _on(name, value, device)
 
 
-def x(name: str, value: Any) -> None:
-    """[T, n, ...] with at least one task, one sample and one axis of features."""
+def x(name: str, value: Any, *, scalars: bool = False) -> None:
+    """[T, n, ...] with at least one task, one sample and, unless `scalars`, one axis of
+    features."""
     tensor(name, value)
-    if value.dim() < 3:
+    if value.dim() < (2 if scalars else 3):
         raise ValueError(
             f"{name} must be [T, n, ...]: tasks, samples and the shape of one sample, "
             f"got shape {tuple(value.shape)}"
@@ -119,7 +120,7 @@ def samples(
     weights: Any,
     size: Any,
     *,
-    program: Program,
+    program: Program | ModuleProgram,
     loss: Loss | None,
     dtype: torch.dtype,
     device: torch.device,
@@ -139,15 +140,20 @@ def samples(
         device: of the parameters.
         tasks: T.
     """
-    alike(f"{role}_x", x, dtype, device)
+    data(f"{role}_x", x, program, dtype, device)
     count = x.shape[1]
-    wanted = (tasks, count, *program.values[0])
+    wanted = (tasks, count, *program.sample_shape)
     if x.shape != wanted:
         raise ValueError(f"{role}_x must be {list(wanted)}, got shape {tuple(x.shape)}")
     if loss is not None:
         _targets(f"{role}_y", y, loss, (tasks, count), program, dtype, device)
     if weights is not None:
         name = "weights" if role == "support" else "query_weights"
+        if loss is not None and loss.kind == "callable":
+            raise ValueError(
+                f"{name} must be None with loss {loss.name!r}, which returns one number for all "
+                "samples of a task: there is nothing to weigh"
+            )
         alike(name, weights, dtype, device)
         if weights.shape != (tasks, count):
             raise ValueError(
@@ -159,15 +165,36 @@ def samples(
     return Samples(x, y if loss is not None else None, weights, size)
 
 
+def data(
+    name: str,
+    x: Any,
+    program: Program | ModuleProgram,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> None:
+    """A dense tensor of the parameters' dtype; one of integers, say, where a model that is not
+    traced takes it."""
+    if isinstance(program, ModuleProgram) and isinstance(x, Tensor) and may_be_tokens(x):
+        tensor(name, x)
+        _on(name, x, device)
+    else:
+        alike(name, x, dtype, device)
+
+
+def may_be_tokens(x: Tensor) -> bool:
+    """Whether x holds integers or booleans."""
+    return not x.is_floating_point() and not x.is_complex()
+
+
 def labels(name: str, samples: Samples, loop: InnerLoop) -> None:
     """Class indices are within 0..C-1; only those of real samples are looked at."""
     y, size, program = samples.y, samples.size, loop.program
-    if y is None or y.dtype is not LABELS:
+    if y is None or y.dtype is not LABELS or loop.loss.kind != "cross_entropy":
         return
     if size is not None:
         y = y[torch.arange(y.shape[1]) < torch.tensor(size)[:, None]]
     low, high = (int(bound) for bound in torch.aminmax(y))
-    classes = program.features(program.output)
+    classes = math.prod(program.output_shape)
     if low < 0 or high >= classes:
         raise ValueError(
             f"{name} must hold class indices 0..{classes - 1}, as the model has {classes} "
@@ -191,12 +218,22 @@ def _targets(
     y: Any,
     loss: Loss,
     leading: tuple[int, int],
-    program: Program,
+    program: Program | ModuleProgram,
     dtype: torch.dtype,
     device: torch.device,
 ) -> None:
-    output = program.values[program.output]
+    output = program.output_shape
     tensor(name, y)
+    if loss.kind == "callable":
+        if y.shape[:2] != leading:
+            raise ValueError(f"{name} must be {[*leading, '...']}, got shape {tuple(y.shape)}")
+        _on(name, y, device)
+        return
+    if output is None:
+        raise ValueError(
+            f"loss {loss.kind!r} wants a model that returns one tensor [n, ...]; give a callable "
+            "for any other"
+        )
     if loss.kind == "cross_entropy":
         if len(output) != 1:
             raise ValueError(
@@ -235,9 +272,9 @@ def _sizes(name: str, size: Any, tasks: int, count: int) -> tuple[int, ...]:
     return sizes
 
 
-def _batch_norm(name: str, fewest: int, program: Program) -> None:
+def _batch_norm(name: str, fewest: int, program: Program | ModuleProgram) -> None:
     """Batch statistics want more than one number a channel."""
-    if fewest > 1:
+    if fewest > 1 or isinstance(program, ModuleProgram):  # a module's own forward asks for them
         return
     for op in program.ops:
         if op.kind == "batch_norm" and math.prod(program.values[op.inputs[0]][1:]) == 1:

@@ -8,19 +8,20 @@ from dataclasses import dataclass
 from types import MappingProxyType, ModuleType
 
 from . import executors
-from .program import InnerLoop, Inputs, Samples
+from .executors.errors import BackendError
+from .program import InnerLoop, Inputs, ModuleProgram, Program, Samples
 
 _EXECUTORS: Mapping[str, ModuleType] = MappingProxyType(
-    {"native": executors.native, "reference": executors.reference}
+    {
+        "native": executors.native,
+        "reference": executors.reference,
+        "generic": executors.generic,
+    }
 )
 """The fastest first."""
 
 BACKENDS = ("auto", "native", "triton", "reference", "generic")
 """What `backend` may be."""
-
-
-class BackendError(RuntimeError):
-    """The backend that was asked for cannot run this call; the message says why."""
 
 
 def choose(loop: InnerLoop, inputs: Inputs, backend: str = "auto") -> ModuleType:
@@ -55,11 +56,14 @@ def plan(loop: InnerLoop, inputs: Inputs, backend: str = "auto") -> Plan:
         slot.size for slot, flag in zip(loop.program.slots, loop.adapted, strict=True) if flag
     )
     tasks, support, query = inputs.tasks, _count(inputs.support), _count(inputs.query)
-    number = next(tensor for _, tensor in inputs.tensors(loop.program)).element_size()
+    number, program = inputs.dtype.itemsize, loop.program
+    is_traced = not isinstance(program, ModuleProgram)
+    why = "the fastest that runs this call" if backend == "auto" else "asked for by name"
+    gear = None if is_traced else executors.generic.describe(program)
     states = 2 if loop.momentum else 1
     return Plan(
         executor=executor,
-        why="the fastest that runs this call" if backend == "auto" else "asked for by name",
+        why=why if gear is None else f"{why}, in {gear}",
         refusals=MappingProxyType(refusals),
         tasks=tasks,
         steps=loop.steps,
@@ -67,9 +71,9 @@ def plan(loop: InnerLoop, inputs: Inputs, backend: str = "auto") -> Plan:
         query=query,
         adapted=adapted,
         parameters=sum(slot.size for slot in loop.program.slots),
-        arithmetic=_arithmetic(loop, tasks, support, query),
+        arithmetic=_arithmetic(loop, program, tasks, support, query) if is_traced else {},
         trajectory_bytes=number * states * (loop.steps + 1) * adapted,
-        tape_bytes=number * _tape(loop, support, query),
+        tape_bytes=number * _tape(loop, program, support, query) if is_traced else None,
     )
 
 
@@ -90,15 +94,21 @@ class Plan:
     parameters: int
     """Numbers that the model uses."""
     arithmetic: Mapping[str, int]
-    """Floating-point operations of the matrix products of a call, 2mnk each, by pass."""
+    """Floating-point operations of the matrix products of a call, 2mnk each, by pass; empty
+    where the model is not traced."""
     trajectory_bytes: int
     """phi_0..phi_K of one task, and the momentum beside them."""
-    tape_bytes: int
-    """The largest pass of one task: its values, their cotangents and the tangents of both."""
+    tape_bytes: int | None
+    """The largest pass of one task: its values, their cotangents and the tangents of both; None
+    where the model is not traced."""
 
     def __str__(self) -> str:
-        total = sum(self.arithmetic.values())
-        parts = ", ".join(f"{name} {_flop(count)}" for name, count in self.arithmetic.items())
+        arithmetic, tape = "of a model that is not traced is not known", "not known"
+        if self.arithmetic:
+            parts = ", ".join(f"{name} {_flop(count)}" for name, count in self.arithmetic.items())
+            arithmetic = f"{_flop(sum(self.arithmetic.values()))} a call with its gradient: {parts}"
+        if self.tape_bytes is not None:
+            tape = _size(self.tape_bytes)
         lines = [
             ("executor", f"{self.executor}: {self.why}"),
             *(("not", f"{name}: {reason}") for name, reason in self.refusals.items()),
@@ -108,11 +118,10 @@ class Plan:
                 f"{self.steps} inner steps",
             ),
             ("adapts", f"{self.adapted:,} of the {self.parameters:,} numbers that the model uses"),
-            ("arithmetic", f"{_flop(total)} a call with its gradient: {parts}"),
+            ("arithmetic", arithmetic),
             (
                 "memory",
-                f"a task in flight: trajectory {_size(self.trajectory_bytes)}, "
-                f"largest pass {_size(self.tape_bytes)}",
+                f"a task in flight: trajectory {_size(self.trajectory_bytes)}, largest pass {tape}",
             ),
         ]
         return "\n".join(f"{label:<11}{text}" for label, text in lines)
@@ -133,14 +142,16 @@ def _count(samples: Samples | None) -> int:
     return 0 if samples is None else samples.x.shape[1]
 
 
-def _arithmetic(loop: InnerLoop, tasks: int, support: int, query: int) -> dict[str, int]:
+def _arithmetic(
+    loop: InnerLoop, program: Program, tasks: int, support: int, query: int
+) -> dict[str, int]:
     """The passes of the mathematics (`program.inner_loop`), none of them run twice.
 
     A linear op is y = x W^T; one product of its activations and a matrix of its weight's size
     makes each of: y; the cotangents of x and W; x' W and x W' for the tangent of y; y_bar' W and
     y_bar W' for that of x_bar; y_bar' x and y_bar x' for that of W_bar.
     """
-    steps, program = loop.steps, loop.program
+    steps = loop.steps
     varies = [False] * len(program.values)  # with an adapted parameter
     learns = [False] * len(program.values)  # with any parameter
     forward = backward = query_backward = tangent = 0
@@ -168,8 +179,8 @@ def _arithmetic(loop: InnerLoop, tasks: int, support: int, query: int) -> dict[s
     }
 
 
-def _tape(loop: InnerLoop, support: int, query: int) -> int:
-    numbers = sum(math.prod(value) for value in loop.program.values)
+def _tape(loop: InnerLoop, program: Program, support: int, query: int) -> int:
+    numbers = sum(math.prod(value) for value in program.values)
     kinds = 2 if loop.first_order else 4
     return numbers * max(kinds * support, 2 * query)
 

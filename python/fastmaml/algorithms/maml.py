@@ -30,7 +30,7 @@ class MAML(MetaLearner):
             them, or a predicate; None: all that are not frozen.
         momentum: of the inner SGD.
         step_weights: weights of the query loss after 0..K steps; None: after the last alone.
-        backend: "auto", "native" or "reference".
+        backend: "auto", "native", "reference" or "generic".
     """
 
     def __init__(

@@ -39,9 +39,9 @@ class Adapted:
         *,
         query_size: Sequence[int] | Tensor | None = None,
         seed: int | None = None,
-    ) -> Tensor:
+    ) -> Any:
         """Predictions [T, m, *output]; see `functional.predict`."""
-        checks.x("query_x", query_x)
+        checks.x("query_x", query_x, scalars=True)
         if query_x.shape[0] != self._tasks:
             raise ValueError(
                 f"query_x must be of the {self._tasks} tasks that were adapted to, "
@@ -82,7 +82,7 @@ class MetaLearner(nn.Module):
         inner_parameters: names of what the inner loop adapts; see `functional.adapt`.
         momentum: of the inner SGD.
         step_weights: weights of the query loss after each step; see `functional.meta_loss`.
-        backend: "auto", "native" or "reference".
+        backend: "auto", "native", "reference" or "generic".
 
     Raises:
         TypeError, ValueError: an argument is not as described.
@@ -199,7 +199,7 @@ class MetaLearner(nn.Module):
         )
 
     def extra_repr(self) -> str:
-        parts = [f"steps={self.steps}", f"loss={self.loss.kind!r}"]
+        parts = [f"steps={self.steps}", f"loss={self.loss.name!r}"]
         for name, default in (
             ("first_order", False),
             ("inner_parameters", None),

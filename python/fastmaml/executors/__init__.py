@@ -10,12 +10,14 @@ An executor is a module of this package with
 ``hvp(loop, inputs, vectors) -> tuple[Tensor | None, ...]``
     H u per task at the initial parameters: H the Hessian of the support loss by the adapted
     slots, `vectors` [T, *shape] one a slot (None where it is not adapted); the same back.
+and, where it computes the four functions of every op itself,
+
 ``passes(program, point, *, seed=0, task=0, pass_index=0) -> Passes``
     the four functions of a program for one task, as the tests check them.
 ``loss_passes(loss, point) -> LossPasses``
     the same of a loss.
 """
 
-from . import native, reference
+from . import generic, native, reference
 
-__all__ = ["native", "reference"]
+__all__ = ["generic", "native", "reference"]

@@ -11,6 +11,12 @@ tasks or [T, *shape] for each. Parameters with requires_grad=False in the model 
 tasks share them, and the inner loop leaves them alone. Tied parameters adapt together. All are
 of one float dtype and on one device, and so are the data.
 
+Models. One that can be traced runs as its ops. Any other is called as it is, by the generic
+executor: samples may then hold integers and be numbers without an axis ([T, n]), the model may
+return any tree of tensors, and a parameter that forward does not read gets a gradient of zero.
+What such a forward writes to its modules is undone; what it draws at random, it draws from
+torch's generators as the call's seed says.
+
 Derivatives. The results of `adapt`, `meta_loss`, `sgd_step` and `predict` can be differentiated
 once, in reverse mode, by every float tensor that they read: parameters, rates, inputs, float
 targets and sample weights; those of `hvp` by its vector alone, any number of times. All other

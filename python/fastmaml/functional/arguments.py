@@ -10,13 +10,15 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_unflatten
 
 from .. import checks
 from ..plan import BACKENDS
-from ..program import InnerLoop, Inputs, Loss, Program, Samples, TraceError, traced
+from ..program import InnerLoop, Inputs, Loss, ModuleProgram, Program, Samples
 from . import rates
 from .calls import is_autocast_on
 from .prepared import Prepared, key_of
+from .programs import program_of, takes_scalars
 
 NamePattern: TypeAlias = "str | Sequence[str] | Callable[[str], bool]"
 """Names of parameters: a shell pattern, several of them, or a predicate."""
@@ -27,7 +29,10 @@ _MOST_PREPARED = 256
 
 
 class Bound:
-    """A model traced for samples of one shape, with the tensor that each of its slots holds.
+    """A model's program for samples of one shape, with the tensor that each of its slots holds.
+
+    A model is traced unless `backend`, its data or the loss ask for it as it is; with "auto", also
+    one that cannot be traced runs as it is.
 
     A call asks `known` first. If no call of its options and shapes came before, it has everything
     checked by the methods from `adapted` to `inputs`, and leaves what comes of it with `prepared`.
@@ -37,6 +42,9 @@ class Bound:
         x_name: the name of `x` in messages.
         x: [T, n, *sample], whose shape the program is traced for.
         parameters: by name, [*shape] or [T, *shape]; the model's own where it has none.
+        backend: one of `plan.BACKENDS`.
+        loss: None where nothing is compared.
+        size: as of the support or the query; only read where the model runs as it is.
     """
 
     def __init__(
@@ -45,16 +53,29 @@ class Bound:
         x_name: str,
         x: Tensor,
         parameters: Mapping[str, Tensor] | None,
+        backend: str,
+        loss: Loss | None,
+        size: Any = None,
     ) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be an nn.Module, got {type(model).__name__}")
-        checks.x(x_name, x)
+        self.backend = checks.choice("backend", backend, BACKENDS)
+        checks.x(x_name, x, scalars=takes_scalars(x, backend))
         self.autocast = is_autocast_on(x.device.type)
         if self.autocast:
             warn_of_autocast()
         self.model = model
         self.tasks = x.shape[0]
-        self.program = _program(model, x_name, tuple(x.shape[2:]))
+        self.program = program_of(
+            model,
+            x_name,
+            self.cast(x),
+            parameters,
+            backend=backend,
+            loss=loss,
+            size=size,
+            cast=self.cast,
+        )
         own = tuple([_parameter(model, path) for path in _paths(self.program)])
         self.trainable = tuple([parameter.requires_grad for parameter in own])
         self.parameters = own if parameters is None else self._overridden(own, parameters)
@@ -80,9 +101,12 @@ class Bound:
             inner_parameters: a predicate may change its mind, so calls that have one are not kept.
             lr: the rates.
             data: support x, y and weights, then those of the query, None where there is none.
-            sizes: of the support and the query; calls that have any are not kept.
+            sizes: of the support and the query; calls that have any are not kept, nor are those
+                of a model that runs as it is, whose loss could hold the model.
         """
-        if self.autocast or callable(inner_parameters) or sizes.count(None) < len(sizes):
+        if not self.is_traced or self.autocast or callable(inner_parameters):
+            return None
+        if sizes.count(None) < len(sizes):
             return None
         options = (*options, inner_parameters, self.trainable)
         self._key = key_of(options, (lr, *data, *self.parameters))
@@ -96,15 +120,12 @@ class Bound:
             *[tensor for tensor in data if tensor is not None],
         ]
 
-    def prepared(
-        self, loop: InnerLoop, inputs: Inputs, lr: Any, backend: Any
-    ) -> tuple[Prepared, list[Tensor]]:
+    def prepared(self, loop: InnerLoop, inputs: Inputs, lr: Any) -> tuple[Prepared, list[Tensor]]:
         """A call that was checked, kept for those that `known` will be asked for; its tensors."""
         given_rates = isinstance(lr, Tensor) or (
             isinstance(lr, Mapping) and any(isinstance(rate, Tensor) for rate in lr.values())
         )
-        checks.choice("backend", backend, BACKENDS)
-        prepared = Prepared(loop, inputs, backend, given_rates)
+        prepared = Prepared(loop, inputs, self.backend, given_rates)
         if self._key is not None:
             if len(self.program.derived) >= _MOST_PREPARED:
                 self.program.derived.clear()
@@ -158,6 +179,18 @@ class Bound:
             checks.step_weights(step_weights, steps),
             checks.flag("first_order", first_order),
         )
+
+    @property
+    def is_traced(self) -> bool:
+        """Whether the program is the model's ops; else the model runs as it is."""
+        return isinstance(self.program, Program)
+
+    def prediction(self, leaves: Sequence[Tensor]) -> Any:
+        """What the model returns, from its tensors."""
+        if isinstance(self.program, Program):
+            (prediction,) = leaves
+            return prediction
+        return tree_unflatten(leaves, self.program.output_tree)
 
     def samples(
         self, role: str, x: Any, y: Any, weights: Any, size: Any, loss: Loss | None
@@ -234,14 +267,6 @@ class Bound:
                 )
 
 
-def _program(model: nn.Module, x_name: str, sample_shape: tuple[int, ...]) -> Program:
-    try:
-        return traced(model, sample_shape)
-    except TraceError as error:
-        shape = list(sample_shape)
-        raise TraceError(f"{error} (traced for {x_name}, whose samples are {shape})") from error
-
-
 @cache
 def warn_of_autocast() -> None:
     """Once in the life of a process."""
@@ -251,7 +276,7 @@ def warn_of_autocast() -> None:
 
 
 @lru_cache(maxsize=256)
-def _paths(program: Program) -> tuple[tuple[str, ...], ...]:
+def _paths(program: Program | ModuleProgram) -> tuple[tuple[str, ...], ...]:
     return tuple(tuple(slot.name.split(".")) for slot in program.slots)
 
 
@@ -263,7 +288,9 @@ def _parameter(module: nn.Module, path: tuple[str, ...]) -> nn.Parameter:
     return module._parameters[leaf]
 
 
-def _chosen(model: nn.Module, program: Program, names: NamePattern) -> tuple[bool, ...]:
+def _chosen(
+    model: nn.Module, program: Program | ModuleProgram, names: NamePattern
+) -> tuple[bool, ...]:
     """Whether `names` names each slot; kept where it cannot change."""
     if callable(names):
         chosen = named(model, names)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..program import Cotangents, Inputs, Outputs
+from ..program import Cotangents, InnerLoop, Inputs, Outputs, Program
 from .prepared import Prepared
 
 
@@ -91,17 +91,18 @@ class AdaptCall(RunCall):
 
 
 class PredictCall(RunCall):
-    """The result is the prediction, [T, m, *output]."""
+    """The result is the prediction, [T, m, *output], or its leaves."""
 
     def run(self, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        return (self._call(self.checked_inputs(tensors)).prediction,)
+        return _leaves(self._call(self.checked_inputs(tensors)).prediction)
 
     def cotangents(self, given: Sequence[Tensor | None]) -> Cotangents:
-        return Cotangents(prediction=given[0])
+        return Cotangents(prediction=_joined(given, self.prepared.loop))
 
 
 class LossCall(RunCall):
-    """The results are the loss [], the loss of each task [T] and the prediction [T, m, *output].
+    """The results are the loss [], the loss of each task [T] and the prediction [T, m, *output],
+    or its leaves.
 
     Where a gradient may follow, the first run computes that of the loss along with its value,
     so that an executor passes through its inner loop once.
@@ -122,18 +123,19 @@ class LossCall(RunCall):
         inputs = self.checked_inputs(tensors)
         cotangents = None
         if self._wanted:
-            x = inputs.query.x
-            cotangents = Cotangents(_constant(self._share, inputs.tasks, x.dtype, x.device))
+            share = _constant(self._share, inputs.tasks, inputs.dtype, inputs.device)
+            cotangents = Cotangents(share)
         outputs = self._call(inputs, cotangents=cotangents, wanted=self._wanted)
         self._of_loss = outputs.gradients
-        return self._reduce(outputs.task_loss), outputs.task_loss, outputs.prediction
+        loss = self._reduce(outputs.task_loss)
+        return loss, outputs.task_loss, *_leaves(outputs.prediction)
 
     def cotangents(self, given: Sequence[Tensor | None]) -> Cotangents:
-        loss, task_loss, prediction = given
+        loss, task_loss, *leaves = given
         if loss is not None:
             share = (loss * self._share).expand(self.prepared.tasks)
             task_loss = share if task_loss is None else task_loss + share
-        return Cotangents(task_loss, prediction)
+        return Cotangents(task_loss, _joined(leaves, self.prepared.loop))
 
     def gradients(
         self,
@@ -147,8 +149,8 @@ class LossCall(RunCall):
     def known_gradients(
         self, keys: Sequence[str], given: Sequence[Tensor | None]
     ) -> Sequence[Tensor] | None:
-        loss, task_loss, prediction = given
-        if task_loss is not None or prediction is not None or not self._of_loss.keys() >= set(keys):
+        loss, *others = given
+        if any(other is not None for other in others) or not self._of_loss.keys() >= set(keys):
             return None
         if loss.device.type == "cpu" and loss.item() == 1.0:
             # As it is, and handed over rather than kept: autograd may then take it for .grad
@@ -181,6 +183,18 @@ def _constant(number: float, tasks: int, dtype: torch.dtype, device: torch.devic
     # kept for every later call, so it must not be bound to a caller's inference mode
     with torch.inference_mode(False):
         return torch.full((tasks,), number, dtype=dtype, device=device)
+
+
+def _leaves(prediction: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return prediction if isinstance(prediction, tuple) else (prediction,)
+
+
+def _joined(
+    leaves: Sequence[Tensor | None], loop: InnerLoop
+) -> Tensor | tuple[Tensor | None, ...] | None:
+    """Cotangents of the prediction, as executors take them."""
+    is_tensor = isinstance(loop.program, Program) or loop.program.returns_a_tensor
+    return leaves[0] if is_tensor else tuple(leaves)
 
 
 def is_autocast_on(device_type: str) -> bool:

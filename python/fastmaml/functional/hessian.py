@@ -43,13 +43,14 @@ def hvp(
     Returns:
         The products by name, [T, *shape].
     """
-    bound = Bound(model, "support_x", support_x, parameters)
+    of_loss = losses.resolve(loss)
+    bound = Bound(model, "support_x", support_x, parameters, backend, of_loss, support_size)
     adapted = bound.adapted(inner_parameters)
-    loop = bound.loop(losses.resolve(loss), adapted, 0, 0.0, False)
+    loop = bound.loop(of_loss, adapted, 0, 0.0, False)
     support = bound.samples("support", support_x, support_y, weights, support_size, loop.loss)
     inputs = bound.inputs(bound.no_rates(), support, None)
     vectors = _vectors(bound, adapted, vector)
-    prepared, given = bound.prepared(loop, inputs, None, backend)
+    prepared, given = bound.prepared(loop, inputs, None)
     call = ProductCall(prepared, bound.seed(seed))
     tensors = [
         Undifferentiated.apply(key, tensor) if tensor.requires_grad else tensor

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from .. import checks
-from ..plan import BACKENDS, Plan
+from ..plan import Plan
 from ..plan import plan as plan_call
 from ..program import Loss
 from . import losses
@@ -27,8 +27,9 @@ class MetaLoss(NamedTuple):
     """[], the mean or the sum of task_loss."""
     task_loss: Tensor
     """[T], sum_k c_k l_q(phi_k) of each task; by default the query loss after the last step."""
-    prediction: Tensor
-    """[T, m, *output] of the query samples after the last step, zero beyond a query size."""
+    prediction: Any
+    """[T, m, *output] of the query samples after the last step, zero beyond a query size. Of a
+    model that returns a dict, say, such a dict; what has no axis of samples is [T, ...]."""
 
 
 @eager
@@ -56,22 +57,25 @@ def adapt(
 
     Args:
         model: whose forward pass runs; its own parameters are where `parameters` has none.
-        support_x: [T, n, *sample].
-        support_y: targets, [T, n] int64 classes, or float of the prediction's shape.
+        support_x: [T, n, *sample]; of integers where the model takes them.
+        support_y: targets, [T, n] int64 classes, or float of the prediction's shape; [T, n, ...]
+            for a callable loss.
         parameters: initial values by name, [*shape], or [T, *shape] where every task has its own.
         lr: the rates of the inner steps: a number, a tensor [] or [S], or one a parameter by name
             (number, [], [*shape], [S, 1, ..., 1] or [S, *shape]; step k reads row min(k, S-1)).
         steps: K >= 0.
-        loss: "mse", "cross_entropy", "bce_with_logits", or the torch.nn module or function.
+        loss: "mse", "cross_entropy", "bce_with_logits", the torch.nn module or function of one of
+            them, or any callable that returns one number for (prediction, target) of a task.
         inner_parameters: names of what is adapted: a pattern as of a shell, several, or a
             predicate; None: all. What has requires_grad=False in the model never is.
-        weights: [T, n] weights of the samples' losses; None: 1 / the number of samples.
+        weights: [T, n] weights of the samples' losses; None: 1 / the number of samples. Not with
+            a callable loss, whose samples have no losses of their own.
         support_size: how many samples of each task are real, T integers on the host.
         momentum: of the inner SGD, without dampening.
         first_order: take the gradients of the inner loss for constants (FOMAML, Finn et al.
             2017, section 5.2).
         seed: of dropout's masks; None: drawn from torch's default generator.
-        backend: "auto", "native" or "reference".
+        backend: "auto", "native", "reference" or "generic".
         expand: give everything the shape [T, *shape], also what all tasks share.
 
     Returns:
@@ -81,18 +85,19 @@ def adapt(
 
     Raises:
         TypeError, ValueError: an argument is not as described above.
-        TraceError: the model is not made of operations that a program has.
+        TraceError: the model is not made of operations that a program has, and `backend` is none
+            that runs it as it is.
         BackendError: the backend cannot run this call.
     """
-    bound = Bound(model, "support_x", support_x, parameters)
     loss = losses.resolve(loss)
+    bound = Bound(model, "support_x", support_x, parameters, backend, loss, support_size)
     options = ("adapt", steps, loss, momentum, first_order, backend)
     data = (support_x, support_y, weights)
     call = bound.known(options, inner_parameters, lr, data, (support_size,))
     if call is None:
         loop = bound.loop(loss, bound.adapted(inner_parameters), steps, momentum, first_order)
-        support = bound.samples("support", support_x, support_y, weights, support_size, loop.loss)
-        call = bound.prepared(loop, bound.inputs(bound.rates(lr, loop), support, None), lr, backend)
+        support = bound.samples("support", support_x, support_y, weights, support_size, loss)
+        call = bound.prepared(loop, bound.inputs(bound.rates(lr, loop), support, None), lr)
     prepared, tensors = call
     adapted = iter(Run.apply(AdaptCall(prepared, bound.seed(seed)), *tensors))
     result = dict(model.named_parameters()) | dict(parameters or {})
@@ -150,8 +155,8 @@ def meta_loss(
     The other arguments and the errors are those of `adapt`.
     """
     checks.choice("reduction", reduction, ("mean", "sum"))
-    bound = Bound(model, "support_x", support_x, parameters)
     loss = losses.resolve(loss)
+    bound = Bound(model, "support_x", support_x, parameters, backend, loss, support_size)
     options = ("meta_loss", steps, loss, step_weights, momentum, first_order, backend)
     data = (support_x, support_y, weights, query_x, query_y, query_weights)
     call = bound.known(options, inner_parameters, lr, data, (support_size, query_size))
@@ -159,13 +164,14 @@ def meta_loss(
         loop = bound.loop(
             loss, bound.adapted(inner_parameters), steps, momentum, first_order, step_weights
         )
-        checks.x("query_x", query_x)
-        support = bound.samples("support", support_x, support_y, weights, support_size, loop.loss)
-        query = bound.samples("query", query_x, query_y, query_weights, query_size, loop.loss)
-        inputs = bound.inputs(bound.rates(lr, loop), support, query)
-        call = bound.prepared(loop, inputs, lr, backend)
+        checks.x("query_x", query_x, scalars=not bound.is_traced)
+        support = bound.samples("support", support_x, support_y, weights, support_size, loss)
+        query = bound.samples("query", query_x, query_y, query_weights, query_size, loss)
+        call = bound.prepared(loop, bound.inputs(bound.rates(lr, loop), support, query), lr)
     prepared, tensors = call
-    return MetaLoss(*Run.apply(LossCall(prepared, bound.seed(seed), reduction), *tensors))
+    call = LossCall(prepared, bound.seed(seed), reduction)
+    total, task_loss, *leaves = Run.apply(call, *tensors)
+    return MetaLoss(total, task_loss, bound.prediction(leaves))
 
 
 def sgd_step(
@@ -209,7 +215,7 @@ def predict(
     query_size: Sequence[int] | Tensor | None = None,
     seed: int | None = None,
     backend: str = "auto",
-) -> Tensor:
+) -> Any:
     """What the model says of each task's samples, with parameters of its own where it has them.
 
     Args:
@@ -218,20 +224,20 @@ def predict(
         parameters: by name, [*shape], or [T, *shape] as `adapt` returns them.
         query_size: how many samples of each task are real, T integers on the host.
         seed: of dropout's masks; None: drawn from torch's default generator.
-        backend: "auto", "native" or "reference".
+        backend: "auto", "native", "reference" or "generic".
 
     Returns:
-        [T, m, *output], zero beyond a query size. Raises what `adapt` raises.
+        [T, m, *output], zero beyond a query size; of a model that returns a dict, say, such a
+        dict. Raises what `adapt` raises.
     """
-    bound = Bound(model, "query_x", query_x, parameters)
+    bound = Bound(model, "query_x", query_x, parameters, backend, None, query_size)
     call = bound.known(("predict", backend), None, None, (query_x,), (query_size,))
     if call is None:
         loop = bound.loop(None, (False,) * len(bound.parameters), 0, 0.0, False)
         query = bound.samples("query", query_x, None, None, query_size, None)
-        inputs = bound.inputs(bound.no_rates(), None, query)
-        call = bound.prepared(loop, inputs, None, backend)
+        call = bound.prepared(loop, bound.inputs(bound.no_rates(), None, query), None)
     prepared, tensors = call
-    return Run.apply(PredictCall(prepared, bound.seed(seed)), *tensors)[0]
+    return bound.prediction(Run.apply(PredictCall(prepared, bound.seed(seed)), *tensors))
 
 
 def plan(
@@ -250,28 +256,29 @@ def plan(
     backend: str = "auto",
 ) -> Plan:
     """What `meta_loss` with these arguments would run, why, and at what cost; runs nothing."""
-    bound = Bound(model, "support_x", support_x, parameters)
+    of_loss = losses.resolve(loss)
+    bound = Bound(model, "support_x", support_x, parameters, backend, of_loss)
     loop = bound.loop(
-        losses.resolve(loss),
+        of_loss,
         bound.adapted(inner_parameters),
         steps,
         momentum,
         first_order,
         step_weights,
     )
-    checks.x("query_x", query_x)
+    checks.x("query_x", query_x, scalars=not bound.is_traced)
     support, query = (
         bound.samples(role, x, _some_targets(bound, x, loop.loss), None, None, loop.loss)
         for role, x in (("support", support_x), ("query", query_x))
     )
     inputs = bound.inputs(bound.rates(lr, loop), support, query)
-    return plan_call(loop, inputs, checks.choice("backend", backend, BACKENDS))
+    return plan_call(loop, inputs, bound.backend)
 
 
 def _some_targets(bound: Bound, x: Tensor, loss: Loss) -> Tensor:
     """Targets that fit, for a call that is not run."""
-    if loss.kind == "cross_entropy":
+    output = bound.program.output_shape
+    if loss.kind == "cross_entropy" or output is None:
         return torch.zeros((), dtype=checks.LABELS, device=bound.device).expand(x.shape[:2])
-    output = bound.program.values[bound.program.output]
     zero = torch.zeros((), dtype=bound.dtype, device=bound.device)
     return zero.expand(*x.shape[:2], *output)

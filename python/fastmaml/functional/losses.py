@@ -24,33 +24,42 @@ _FUNCTIONS = {
     F.binary_cross_entropy_with_logits: "bce_with_logits",
 }
 _DEFAULTS = {"reduction": "mean", "weight": None, "pos_weight": None, "ignore_index": -100}
-"""The options of torch's loss modules that must stand at their defaults."""
+"""The options of torch's loss modules that the known losses have not."""
 
 
 def resolve(loss: LossLike) -> Loss:
     """The loss that a name, a torch loss module or a torch function means.
 
+    Any other callable is a loss as it is, and so are torch's modules with options that the known
+    losses have not.
+
     Raises:
-        ValueError: the loss is none of these, or a module with an option that is not supported.
+        ValueError: the loss is none of these.
     """
     if isinstance(loss, Loss):
         return loss
     if isinstance(loss, str) and loss in LOSS_KINDS:
         return _plain(loss)
     if type(loss) in _MODULES:
-        for option, default in _DEFAULTS.items():
-            value = getattr(loss, option, default)
-            if value is not default and value != default:
-                raise ValueError(
-                    f"loss must have {option}={default!r}, got {type(loss).__name__} with {value!r}"
-                )
-        return Loss(_MODULES[type(loss)], float(getattr(loss, "label_smoothing", 0.0)))
-    if not isinstance(loss, nn.Module) and callable(loss) and loss in _FUNCTIONS:
-        return _plain(_FUNCTIONS[loss])
+        options = (getattr(loss, name, default) for name, default in _DEFAULTS.items())
+        if all(map(_is, options, _DEFAULTS.values())):
+            return Loss(_MODULES[type(loss)], float(getattr(loss, "label_smoothing", 0.0)))
+    for function, kind in _FUNCTIONS.items():
+        if loss is function:
+            return _plain(kind)
+    if callable(loss) and not isinstance(loss, type):
+        return Loss("callable", function=loss)
     names = ", ".join(repr(kind) for kind in LOSS_KINDS)
     modules = ", ".join(f"nn.{module.__name__}()" for module in _MODULES)
     functions = ", ".join(f"F.{function.__name__}" for function in _FUNCTIONS)
-    raise ValueError(f"loss must be one of {names}, {modules}, {functions}, got {loss!r}")
+    raise ValueError(
+        f"loss must be one of {names}, {modules}, {functions}, or a callable that returns one "
+        f"number for (prediction, target), got {loss!r}"
+    )
+
+
+def _is(value: object, default: object) -> bool:
+    return value is default or (not isinstance(value, Tensor) and value == default)
 
 
 @lru_cache

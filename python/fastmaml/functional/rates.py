@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import checks
-from ..program import Program, Slot
+from ..program import ModuleProgram, Program, Slot
 
 Rate: TypeAlias = "float | Tensor"
 
@@ -32,7 +32,7 @@ Rate: TypeAlias = "float | Tensor"
 def resolve(
     lr: Rate | Mapping[str, Rate],
     model: nn.Module,
-    program: Program,
+    program: Program | ModuleProgram,
     adapted: tuple[bool, ...],
     dtype: torch.dtype,
     device: torch.device,

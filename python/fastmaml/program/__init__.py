@@ -3,6 +3,8 @@
 from .graph import INPUT, OP_KINDS, Op, OpKind, Program, Slot
 from .inner_loop import Cotangents, InnerLoop, Inputs, Outputs, Samples
 from .loss import LOSS_KINDS, Loss
+from .module_program import ModuleProgram, module_program
+from .module_state import restored_attributes, restored_generators
 from .trace import trace, traced
 from .trace_builder import TraceError
 
@@ -14,6 +16,7 @@ __all__ = [
     "InnerLoop",
     "Inputs",
     "Loss",
+    "ModuleProgram",
     "Op",
     "OpKind",
     "Outputs",
@@ -21,6 +24,9 @@ __all__ = [
     "Samples",
     "Slot",
     "TraceError",
+    "module_program",
+    "restored_attributes",
+    "restored_generators",
     "trace",
     "traced",
 ]

@@ -105,5 +105,15 @@ class Program:
         return math.prod(self.values[value])
 
     @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """Of one sample of the input."""
+        return self.values[INPUT]
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """Of one sample of the output."""
+        return self.values[self.output]
+
+    @property
     def has_dropout(self) -> bool:
         return any(op.kind == "dropout" for op in self.ops)

@@ -18,21 +18,23 @@ First order (FOMAML, Finn et al. 2017, section 5.2) drops H_k u_k.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .graph import Program
 from .loss import Loss
+from .module_program import ModuleProgram
 
 
 @dataclass(frozen=True)
 class InnerLoop:
     """The part of a call that holds no tensor."""
 
-    program: Program
+    program: Program | ModuleProgram
     loss: Loss | None
     """None only where no loss is read: no steps, and the query for its prediction alone."""
     adapted: tuple[bool, ...]
@@ -53,9 +55,10 @@ class Samples:
     """The support or the query samples of T tasks, n each."""
 
     x: Tensor
-    """[T, n, *value 0 of the program]"""
+    """[T, n, *sample]; of any dtype where the model runs as it is."""
     y: Tensor | None = None
-    """[T, n] int64 classes, or float [T, n, *output]; None only for a query without a loss."""
+    """[T, n] int64 classes, or float [T, n, *output]; [T, n, ...] of any dtype for a callable loss;
+    None only for a query without a loss."""
     weights: Tensor | None = None
     """[T, n]; None weighs every sample of a task by 1 / its number of samples."""
     size: tuple[int, ...] | None = None
@@ -84,13 +87,47 @@ class Inputs:
     """What dropout's masks are drawn from, 0..2^32-1."""
 
     @property
-    def tasks(self) -> int:
-        """T, the number of tasks."""
+    def samples(self) -> Samples:
+        """The support, or the query where there is no support."""
         samples = self.support or self.query
         assert samples is not None
-        return samples.x.shape[0]
+        return samples
 
-    def per_task(self, program: Program, slot: int) -> bool:
+    @property
+    def tasks(self) -> int:
+        """T, the number of tasks."""
+        return self.samples.x.shape[0]
+
+    @property
+    def device(self) -> torch.device:
+        """Where all tensors are."""
+        return self.samples.x.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The float dtype."""
+        return self.parameters[0].dtype if self.parameters else self.samples.x.dtype
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Inputs:
+        """The same with `function` of each tensor."""
+
+        def of(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else function(tensor)
+
+        def of_samples(samples: Samples | None) -> Samples | None:
+            if samples is None:
+                return None
+            return Samples(function(samples.x), of(samples.y), of(samples.weights), samples.size)
+
+        return replace(
+            self,
+            parameters=tuple(function(parameter) for parameter in self.parameters),
+            rates=tuple(of(rate) for rate in self.rates),
+            support=of_samples(self.support),
+            query=of_samples(self.query),
+        )
+
+    def per_task(self, program: Program | ModuleProgram, slot: int) -> bool:
         """Whether every task starts from its own copy of a parameter."""
         return self.parameters[slot].dim() == len(program.slots[slot].shape) + 1
 
@@ -103,7 +140,7 @@ class Inputs:
                 flat += [tensor for tensor in parts if tensor is not None]
         return flat
 
-    def tensors(self, program: Program) -> Iterator[tuple[str, Tensor]]:
+    def tensors(self, program: Program | ModuleProgram) -> Iterator[tuple[str, Tensor]]:
         """(key, tensor) of each tensor that is there, in a fixed order."""
         for slot, parameter in zip(program.slots, self.parameters, strict=True):
             yield f"parameter:{slot.name}", parameter
@@ -124,8 +161,8 @@ class Cotangents:
 
     task_loss: Tensor | None = None
     """[T]"""
-    prediction: Tensor | None = None
-    """[T, m, *output]"""
+    prediction: Tensor | tuple[Tensor | None, ...] | None = None
+    """[T, m, *output]; one a leaf where the model does not return one tensor."""
     adapted: tuple[Tensor | None, ...] | None = None
     """One a slot, [T, *shape]; None for slots that are not adapted."""
 
@@ -134,6 +171,16 @@ class Cotangents:
         adapted = self.adapted and tuple(bar is not None for bar in self.adapted)
         return self.task_loss is not None, self.prediction is not None, adapted
 
+    def map(self, function: Callable[[Tensor], Tensor]) -> Cotangents:
+        """The same with `function` of each tensor."""
+
+        def of(part: Any) -> Any:
+            if isinstance(part, tuple):
+                return tuple(of(item) for item in part)
+            return None if part is None else function(part)
+
+        return Cotangents(of(self.task_loss), of(self.prediction), of(self.adapted))
+
 
 @dataclass(frozen=True)
 class Outputs:
@@ -141,8 +188,9 @@ class Outputs:
 
     task_loss: Tensor | None = None
     """[T]; None without a query or its targets."""
-    prediction: Tensor | None = None
-    """[T, m, *output] at phi_K, zero beyond a task's query size; None without a query."""
+    prediction: Tensor | tuple[Tensor, ...] | None = None
+    """[T, m, *output] at phi_K, zero beyond a task's query size; None without a query. The leaves,
+    [T, ...] each, where the model does not return one tensor."""
     adapted: tuple[Tensor | None, ...] | None = None
     """phi_K, one a slot, [T, *shape]; None for slots that are not adapted, None if not asked."""
     gradients: dict[str, Tensor] = field(default_factory=dict)

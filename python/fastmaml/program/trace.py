@@ -13,16 +13,15 @@ draws at random, and the question whether something is a Tensor, which stand-ins
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import weakref
-from collections.abc import Iterator
 
 import torch
 from torch import nn
 from torch.nn.parameter import UninitializedParameter
 
 from .graph import Program
+from .module_state import restored_attributes
 from .trace_builder import TraceError
 from .trace_guards import Guards
 from .tracer import Tracer
@@ -30,6 +29,9 @@ from .tracer import Tracer
 _PROGRAMS_PER_MODEL = 8
 
 _programs: weakref.WeakKeyDictionary[nn.Module, list[tuple[tuple[int, ...], Guards, Program]]] = (
+    weakref.WeakKeyDictionary()
+)
+_refused: weakref.WeakKeyDictionary[nn.Module, list[tuple[tuple[int, ...], Guards, str]]] = (
     weakref.WeakKeyDictionary()
 )
 _lock = threading.RLock()  # fx patches nn.Module while it traces
@@ -58,16 +60,28 @@ def traced(model: nn.Module, sample_shape: tuple[int, ...]) -> Program:
     """`trace`, from memory while nothing that the trace read of the model has changed.
 
     What counts as a change is said in `Guards`. A model's programs live as long as the model,
-    and only the last few of them.
+    and only the last few of them. A refusal is remembered in the same way.
     """
     programs = _programs.get(model)
     if programs is not None:
         for shape, guards, program in programs:
             if shape == sample_shape and guards.hold():
                 return program
+    for shape, guards, message in _refused.get(model, ()):
+        if shape == sample_shape and guards.hold():
+            raise TraceError(message)
     with _lock:
         shape = _checked(model, sample_shape)
-        guards, program = _trace(model, shape)
+        # Hooks may be why, and they come and go: guards that watch for them hold where there
+        # are none.
+        guards = Guards(model)
+        guards.add_called(model.modules())
+        try:
+            guards, program = _trace(model, shape)
+        except TraceError as error:
+            refused = _refused.get(model, [])
+            _refused[model] = [*refused[1 - _PROGRAMS_PER_MODEL :], (shape, guards, str(error))]
+            raise
         programs = _programs.get(model, [])
         _programs[model] = [*programs[1 - _PROGRAMS_PER_MODEL :], (shape, guards, program)]
     return program
@@ -91,7 +105,7 @@ def _checked(model: nn.Module, sample_shape: tuple[int, ...]) -> tuple[int, ...]
 def _trace(model: nn.Module, sample_shape: tuple[int, ...]) -> tuple[Guards, Program]:
     guards = Guards(model)
     # Whoever traces under no_grad still wants to know of a no_grad inside of forward.
-    with _restored_attributes(model), torch.enable_grad():
+    with restored_attributes(model), torch.enable_grad():
         tracer = Tracer(model, sample_shape)
         tracer.trace(model)
         guards.add_called(tracer.called)
@@ -102,17 +116,3 @@ def _trace(model: nn.Module, sample_shape: tuple[int, ...]) -> tuple[Guards, Pro
                 "without writing to self"
             )
     return guards, tracer.builder.build(tracer.output)
-
-
-@contextlib.contextmanager
-def _restored_attributes(model: nn.Module) -> Iterator[None]:
-    """Undo what a traced forward writes to its modules: stand-ins must not stay there."""
-    before = [(vars(module), dict(vars(module))) for module in model.modules()]
-    try:
-        yield
-    finally:
-        for state, saved in before:
-            if any(state.get(name, state) is not value for name, value in saved.items()):
-                state.update(saved)
-            for name in state.keys() - saved.keys():
-                del state[name]

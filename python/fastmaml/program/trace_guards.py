@@ -12,8 +12,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
-# What nn.Module keeps for itself and no forward reads.
-_BOOKKEEPING = frozenset(vars(nn.Module())) - {"training"}
+# What nn.Module keeps for itself and no forward reads, and where nn.RNN has its parameters again.
+_BOOKKEEPING = frozenset(vars(nn.Module())) - {"training"} | {"_flat_weights", "_flat_weight_refs"}
 _REGISTRIES = ("_parameters", "_buffers", "_modules")
 _MISSING = object()
 
@@ -144,6 +144,8 @@ def _freeze(value: Any, outer: frozenset[int] = frozenset()) -> Any:
     if id(value) in outer:
         return "itself"
     outer |= {id(value)}
+    if isinstance(value, weakref.ref):  # those of an nn.RNN, which are equal as tensors are
+        value = value()
     if not _is_container(value):
         try:
             return _Identity(value)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...program import Cotangents, InnerLoop, Inputs, Outputs
+from ...program import Cotangents, InnerLoop, Inputs, ModuleProgram, Outputs
 from .extension import extension, unavailable
 from .lowering import SUPPORTED_OPS
 from .passes import loss_passes, passes
@@ -24,6 +24,8 @@ FLOAT_TYPES = (torch.float32, torch.float64)
 
 def refusal(loop: InnerLoop, inputs: Inputs) -> str | None:
     """Why this call cannot run here, or None."""
+    if isinstance(loop.program, ModuleProgram):
+        return f"it runs traced models: {loop.program.why}"
     x = next(samples.x for samples in (inputs.query, inputs.support) if samples is not None)
     if x.device.type == "cuda" and extension is not None:
         return str(extension.cuda_refusal())

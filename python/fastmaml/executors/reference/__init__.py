@@ -13,7 +13,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...program import INPUT, Cotangents, InnerLoop, Inputs, Loss, Outputs, Program
+from ...program import (
+    INPUT,
+    Cotangents,
+    InnerLoop,
+    Inputs,
+    Loss,
+    ModuleProgram,
+    Outputs,
+    Program,
+)
 from ..passes import LossPasses, LossPoint, Passes, Point
 from .inner_loop import Task, TaskGradients
 from .loss import rules_of
@@ -24,7 +33,9 @@ __all__ = ["hvp", "loss_passes", "passes", "refusal", "run"]
 
 
 def refusal(loop: InnerLoop, inputs: Inputs) -> str | None:
-    """None: the reference runs every program."""
+    """Why this call cannot run here, or None: the reference runs every traced model."""
+    if isinstance(loop.program, ModuleProgram):
+        return f"it runs traced models: {loop.program.why}"
     return None
 
 

@@ -12,7 +12,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from .rules import Context, LinearMap, Operands
+from .rules import Context, Draw, LinearMap, Operands
 
 _LOW_32_BITS = 0xFFFFFFFF
 _Integer = TypeVar("_Integer", int, Tensor)
@@ -23,22 +23,28 @@ class Dropout(LinearMap):
 
     def forward(self, context: Context, operands: Operands) -> Tensor:
         (x,) = operands
-        p = context.attributes["p"]
-        return x * _mask(context, x) * (1 / (1 - p) if p < 1 else 0.0)
+        return drop_out(x, context.attributes["p"], context.draw, context.attributes["stream"])
 
     def backward(self, context: Context, operands: Operands, y_bar: Tensor) -> Operands:
         return (self.forward(context, (y_bar,)),)
 
 
-def _mask(context: Context, x: Tensor) -> Tensor:
-    """Which elements are kept: those whose 32 bits are at or above p of their range."""
-    draw = context.draw
-    key = 0
-    for part in (draw.seed, draw.task, context.attributes["stream"], draw.pass_index):
-        key = _mix(key ^ part)
+def drop_out(x: Tensor, p: float, draw: Draw, stream: int) -> Tensor:
+    """x with each element kept, and divided by 1 - p, if its 32 bits are at or above p of their
+    range. Differentiable by x; under torch.func.vmap, `draw.task` may be a tensor."""
+    key = key_of(draw.seed, draw.task, stream, draw.pass_index)
     element = torch.arange(x.numel(), device=x.device).reshape(x.shape) & _LOW_32_BITS
     bits = _mix((_mix(element ^ key) + key) & _LOW_32_BITS)
-    return bits >= int(context.attributes["p"] * 2**32)
+    return x * (bits >= int(p * 2**32)) * (1 / (1 - p) if p < 1 else 0.0)
+
+
+def key_of(*parts: int | Tensor) -> int | Tensor:
+    """32 bits that every part moves."""
+    key = 0
+    for part in parts:
+        # an integer on the left of a tensor does not run under vmap
+        key = _mix(part ^ key if isinstance(part, Tensor) else key ^ part)
+    return key
 
 
 def _mix(h: _Integer) -> _Integer:

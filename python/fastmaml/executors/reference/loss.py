@@ -11,7 +11,6 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from ...program import Loss
 
@@ -118,8 +117,8 @@ class CrossEntropy(LossRules):
     def _probabilities(self, prediction: Tensor, target: Tensor) -> Tensor:
         """t, [n, C]."""
         classes = prediction.shape[1]
-        if not target.is_floating_point():
-            target = F.one_hot(target, classes).to(prediction.dtype)
+        if not target.is_floating_point():  # F.one_hot does not run under torch.func.vmap
+            target = torch.zeros_like(prediction).scatter(1, target[:, None], 1.0)
         return (1 - self.label_smoothing) * target + self.label_smoothing / classes
 
     def _target_bar(self, target: Tensor, weights: Tensor, t_bar: Tensor) -> Tensor | None:

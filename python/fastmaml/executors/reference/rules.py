@@ -17,7 +17,7 @@ class Draw:
     """Which masks dropout draws: one set for each task and each pass over its samples."""
 
     seed: int = 0
-    task: int = 0
+    task: int | Tensor = 0
     pass_index: int = 0
     """2 * step for the support pass at phi_step, 2 * step + 1 for the query pass there."""
 

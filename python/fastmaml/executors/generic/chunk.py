@@ -1,0 +1,160 @@
+"""Some tasks of a call that run side by side, and what each pass over their samples reads."""
+
+from __future__ import annotations
+
+from collections.abc import Set
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ...program import Cotangents, InnerLoop, Inputs, Samples
+from .gears import Arguments, Axes
+from .objective import Pass, Tensors
+
+MOVING, RESTING, CONSTANT = range(3)
+"""The places of `Arguments`."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """A pass and its arguments for the tasks of a chunk."""
+
+    run: Pass
+    arguments: Arguments
+    axes: Axes
+
+    @property
+    def is_differentiated(self) -> bool:
+        return bool(self.arguments[MOVING] or self.arguments[RESTING])
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Consecutive tasks of a call, all with the same number of real samples.
+
+    Adapted parameters and their adjoints are dicts by key, [B, *shape].
+    """
+
+    loop: InnerLoop
+    inputs: Inputs
+    tasks: slice
+    buffers: Tensors
+    """By key, [*shape]."""
+    cotangents: Cotangents | None
+    wanted: Set[str]
+    """Keys of the inputs whose gradients are wanted."""
+
+    @property
+    def count(self) -> int:
+        """B."""
+        return self.tasks.stop - self.tasks.start
+
+    @property
+    def goes_back(self) -> bool:
+        """Whether a gradient is wanted that comes through the inner steps."""
+        return any(not key.startswith("query_") for key in self.wanted)
+
+    def parameters(self, *, adapted: bool) -> list[tuple[int, str]]:
+        """(slot, key) of those that the inner loop adapts, or of the others."""
+        return [
+            (index, f"parameter:{slot.name}")
+            for index, slot in enumerate(self.loop.program.slots)
+            if self.loop.adapted[index] == adapted
+        ]
+
+    def is_own(self, slot: int) -> bool:
+        """Whether every task starts from its own."""
+        return self.inputs.per_task(self.loop.program, slot)
+
+    def initial(self) -> Tensors:
+        """phi_0."""
+        phi = {}
+        for slot, key in self.parameters(adapted=True):
+            parameter = self._parameter(slot)
+            shape = self.loop.program.slots[slot].shape
+            phi[key] = parameter if self.is_own(slot) else parameter.expand(self.count, *shape)
+        return phi
+
+    def support(self, phi: Tensors, step: int, *, for_tangent: bool = False) -> Call:
+        """The pass over the support samples after `step` inner steps.
+
+        Args:
+            for_tangent: whether mixed second derivatives are to come out too.
+        """
+        wanted = self.wanted if for_tangent else frozenset()
+        return self._call("support", self.inputs.support, phi, 2 * step, wanted, moves=True)
+
+    def query(self, phi: Tensors, step: int) -> Call:
+        """The pass over the query samples after `step` inner steps, with its cotangents."""
+        samples, bars = self.inputs.query, {}
+        if self.cotangents is not None and self.wanted:
+            c, loss_bar = self.loop.step_weight(step), self.cotangents.task_loss
+            if loss_bar is not None and c:
+                bars["loss_bar"] = c * loss_bar[self.tasks]
+            if step == self.loop.steps:
+                bars |= self._prediction_bars()
+        wanted = self.wanted if bars else frozenset()
+        moves = bool(bars) and self.goes_back
+        return self._call("query", samples, phi, 2 * step + 1, wanted, moves=moves, bars=bars)
+
+    def real(self, samples: Samples) -> slice:
+        """Which samples of each task are real."""
+        return slice(None if samples.size is None else samples.size[self.tasks.start])
+
+    def _parameter(self, slot: int) -> Tensor:
+        parameter = self.inputs.parameters[slot]
+        return parameter[self.tasks] if self.is_own(slot) else parameter
+
+    def _prediction_bars(self) -> Tensors:
+        given, query = self.cotangents.prediction, self.inputs.query
+        bars = {}
+        for leaf, bar in enumerate(given if isinstance(given, tuple) else (given,)):
+            if bar is not None:
+                is_padded = query.size is not None and bar.shape[1:2] == query.x.shape[1:2]
+                bar = bar[self.tasks, self.real(query)] if is_padded else bar[self.tasks]
+                bars[f"prediction:{leaf}_bar"] = bar
+        return bars
+
+    def _call(
+        self,
+        role: str,
+        samples: Samples,
+        phi: Tensors,
+        index: int,
+        wanted: Set[str],
+        *,
+        moves: bool,
+        bars: Tensors | None = None,
+    ) -> Call:
+        arguments: Arguments = ({}, {}, {})
+        axes: Axes = ({}, {}, {})
+
+        def add(place: int, key: str, tensor: Tensor, axis: int | None = 0) -> None:
+            arguments[place][key] = tensor
+            axes[place][key] = axis
+
+        def place_of(key: str, tensor: Tensor) -> int:
+            return RESTING if key in wanted and tensor.is_floating_point() else CONSTANT
+
+        for key, tensor in phi.items():
+            add(MOVING if moves else CONSTANT, key, tensor)
+        for slot, key in self.parameters(adapted=False):
+            tensor = self._parameter(slot)
+            add(place_of(key, tensor), key, tensor, 0 if self.is_own(slot) else None)
+        for part in ("x", "y", "weights"):
+            tensor = getattr(samples, part)
+            if tensor is not None:
+                tensor = tensor[self.tasks, self.real(samples)]
+                add(place_of(f"{role}_{part}", tensor), part, tensor)
+        for key, bar in (bars or {}).items():
+            add(CONSTANT, key, bar)
+        for key, buffer in self.buffers.items():
+            if key.removeprefix("buffer:") in self.loop.program.written:
+                add(CONSTANT, key, buffer.expand(self.count, *buffer.shape))
+            else:
+                add(CONSTANT, key, buffer, None)
+        first, last = self.tasks.start, self.tasks.stop
+        add(CONSTANT, "task", torch.arange(first, last, device=samples.x.device))
+        loss = None if samples.y is None else self.loop.loss
+        return Call(Pass(self.loop.program, loss, self.inputs.seed, index), arguments, axes)

@@ -1,0 +1,213 @@
+"""The inner loop of a chunk of tasks, forward and adjoint, as `program.inner_loop` states it.
+
+What is kept of the forward loop is a set of the adapted parameters a step (two where gradients of
+rates are wanted), and no graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..reference.inner_loop import rate_row
+from .chunk import Chunk
+from .gears import Tangent
+from .gradients import ChunkGradients
+from .objective import Tensors
+from .trial import GRADIENT, TANGENT, VALUE, Choice, choose
+
+GRAPH_BYTES = 32 * 2**20
+"""The memory that graphs of single steps may take, as the native executor's tapes may."""
+
+
+@dataclass(frozen=True)
+class Choices:
+    """How the passes of a call run, from a trial on its first tasks."""
+
+    inner: Choice | None
+    """The support's gradient, and its tangent where one is needed."""
+    query: Choice | None
+
+    @classmethod
+    def of(cls, chunk: Chunk) -> Choices:
+        """Those of the tasks of a chunk, and of all with as many samples."""
+        loop, phi, inner, query = chunk.loop, chunk.initial(), None, None
+        if loop.steps > 0 and phi:
+            call = chunk.support(phi, 0)
+            if needs_tangents(chunk):
+                call = chunk.support(phi, 0, for_tangent=True)
+            order = TANGENT if needs_tangents(chunk) else GRADIENT
+            inner = choose(call.run, order, call.arguments, call.axes)
+        if chunk.inputs.query is not None:
+            call = chunk.query(phi, loop.steps)
+            order = GRADIENT if call.is_differentiated else VALUE
+            query = choose(call.run, order, call.arguments, call.axes)
+        return cls(inner, query)
+
+
+@dataclass(frozen=True)
+class Results:
+    """What a chunk's inner loops lead to."""
+
+    adapted: Tensors
+    """phi_K."""
+    task_loss: Tensor | None
+    """[B]"""
+    prediction: tuple[Tensor, ...]
+    """Its leaves, [B, ...] each; none without a query."""
+
+
+def needs_tangents(chunk: Chunk) -> bool:
+    """Whether the adjoint multiplies by Hessians of the support loss."""
+    return chunk.goes_back and not chunk.loop.first_order
+
+
+def run(chunk: Chunk, choices: Choices, gradients: Tensors) -> Results:
+    """The inner loops of a chunk; adds its part to the gradients."""
+    trajectory, velocities, tangents = _forward(chunk, choices)
+    adjoint = _Adjoint(chunk, choices, ChunkGradients(chunk, gradients))
+    steps, losses, prediction = chunk.loop.steps, {}, ()
+    for step in range(steps, -1, -1):
+        if step < steps:
+            if not chunk.goes_back and not chunk.loop.step_weights:
+                break
+            if chunk.goes_back:
+                velocity = velocities.pop(step + 1, {})
+                adjoint.step_back(trajectory[step], velocity, step, tangents.pop(step, None))
+        if chunk.inputs.query is not None and (step == steps or chunk.loop.step_weight(step)):
+            found = adjoint.query(trajectory[step], step)
+            losses[step] = found.get("loss")
+            if step == steps:
+                prediction = tuple(found[f"prediction:{leaf}"] for leaf in range(_leaves(found)))
+    adjoint.finish()
+    return Results(trajectory[-1], _task_loss(chunk, losses), prediction)
+
+
+def product(chunk: Chunk, choice: Choice, u: Tensors) -> Tensors:
+    """H u at phi_0."""
+    call = chunk.support(chunk.initial(), 0)
+    return choice.gear.tangent(call.run, call.arguments, call.axes, u)[0]
+
+
+def _forward(
+    chunk: Chunk, choices: Choices
+) -> tuple[list[Tensors], dict[int, Tensors], dict[int, Callable[[Tensors], Tangent]]]:
+    """phi_0..phi_K; s_1..s_K where they are needed; tangents by step where graphs are kept.
+
+    What nobody will read is left empty.
+    """
+    loop, phi = chunk.loop, chunk.initial()
+    keeps_velocities = any(key.startswith("rate:") for key in chunk.wanted)
+    keeps_steps = chunk.goes_back or loop.step_weights
+    keeps_graphs = _keeps_graphs(chunk, choices)
+    trajectory, velocities, velocity, tangents = [phi], {}, {}, {}
+    for step in range(loop.steps):
+        after = dict(phi)
+        call = chunk.support(phi, step, for_tangent=keeps_graphs) if phi else None
+        if keeps_graphs:
+            gear = choices.inner.gear
+            gradient, tangents[step] = gear.record(call.run, call.arguments, call.axes)
+        elif phi:
+            gradient, _, _ = choices.inner.gear.gradient(call.run, call.arguments, call.axes)
+        for slot, key in chunk.parameters(adapted=True):
+            if loop.momentum and velocity.get(key) is not None:
+                gradient[key] = gradient[key] + loop.momentum * velocity[key]
+            after[key] = phi[key] - rate_row(chunk.inputs.rates[slot], step) * gradient[key]
+        velocity = gradient if phi else {}
+        if keeps_velocities:
+            velocities[step + 1] = velocity
+        if not keeps_steps:
+            trajectory[-1] = {}
+        trajectory.append(after)
+        phi = after
+    return trajectory, velocities, tangents
+
+
+def _keeps_graphs(chunk: Chunk, choices: Choices) -> bool:
+    """Whether the graph of each step's gradient is kept until the adjoint comes by: of one task at
+    a time, and while they fit. Every graph ends at its own phi_k."""
+    inner = choices.inner
+    if inner is None or inner.gear.record is None or not needs_tangents(chunk):
+        return False
+    return chunk.count == 1 and chunk.loop.steps * inner.task_bytes <= GRAPH_BYTES
+
+
+class _Adjoint:
+    """v and r of the recursion, from phi_K back to phi_0."""
+
+    def __init__(self, chunk: Chunk, choices: Choices, gradients: ChunkGradients) -> None:
+        self._chunk = chunk
+        self._choices = choices
+        self._gradients = gradients
+        self._v: Tensors = {}
+        self._r: Tensors = {}
+        if not chunk.goes_back:
+            return
+        number = torch.zeros((), dtype=chunk.inputs.dtype, device=chunk.inputs.device)
+        given = None if chunk.cotangents is None else chunk.cotangents.adapted
+        for slot, key in chunk.parameters(adapted=True):
+            zero = number.expand(chunk.count, *chunk.loop.program.slots[slot].shape)
+            bar = None if given is None else given[slot]
+            self._v[key] = zero if bar is None else bar[chunk.tasks]
+            self._r[key] = zero
+
+    def query(self, phi: Tensors, step: int) -> Tensors:
+        """What the query's pass finds; its gradient goes to v, and to all else that it reads."""
+        call = self._chunk.query(phi, step)
+        gear = self._choices.query.gear
+        if not call.is_differentiated:
+            return gear.value(call.run, call.arguments, call.axes)
+        by_moving, by_resting, found = gear.gradient(call.run, call.arguments, call.axes)
+        self._absorb("query", (by_moving, by_resting))
+        return found
+
+    def step_back(
+        self,
+        phi: Tensors,
+        velocity: Tensors,
+        step: int,
+        tangent: Callable[[Tensors], Tangent] | None,
+    ) -> None:
+        """From v_{k+1} and r_{k+1} to v_k and r_k, but for the query's part."""
+        chunk, loop, u = self._chunk, self._chunk.loop, {}
+        for slot, key in chunk.parameters(adapted=True):
+            if velocity:
+                self._gradients.add_rate(slot, step, -self._v[key] * velocity[key])
+            rate = rate_row(chunk.inputs.rates[slot], step)
+            u[key] = self._r[key] - rate * self._v[key]
+            if loop.momentum:
+                self._r[key] = loop.momentum * u[key]
+        if tangent is not None:
+            self._absorb("support", tangent(u))
+        elif u and not loop.first_order:
+            call = chunk.support(phi, step, for_tangent=True)
+            gear = self._choices.inner.gear
+            self._absorb("support", gear.tangent(call.run, call.arguments, call.axes, u))
+
+    def finish(self) -> None:
+        """v_0 is the gradient of phi_0."""
+        self._gradients.add_parameters(self._v)
+
+    def _absorb(self, role: str, bars: Tangent) -> None:
+        by_moving, by_resting = bars
+        for key, bar in by_moving.items():
+            self._v[key] = self._v[key] + bar
+        self._gradients.add_resting(role, by_resting)
+
+
+def _task_loss(chunk: Chunk, losses: dict[int, Tensor | None]) -> Tensor | None:
+    """sum_k c_k l_q(phi_k), [B]."""
+    if chunk.inputs.query is None or chunk.inputs.query.y is None:
+        return None
+    total = torch.zeros(chunk.count, dtype=chunk.inputs.dtype, device=chunk.inputs.device)
+    for step in sorted(losses):
+        if c := chunk.loop.step_weight(step):
+            total = total + c * losses[step]
+    return total
+
+
+def _leaves(found: Tensors) -> int:
+    return sum(key.startswith("prediction:") for key in found)

@@ -1,0 +1,93 @@
+"""A pass of the module over the support or the query samples of one task, as a pure function."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from ...program import Loss, ModuleProgram, restored_attributes
+from ..reference.dropout import key_of
+from ..reference.loss import rules_of
+from ..reference.rules import Draw
+from .overrides import Overrides
+
+Tensors: TypeAlias = dict[str, Tensor]
+"""By key: "parameter:NAME" and "buffer:NAME"; "x", "y" and "weights" of the samples; "task", the
+task's index; "loss_bar" and "prediction:LEAF_bar", the cotangents of what the pass finds."""
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What a gear differentiates. Tensors are those of one task, without a task axis."""
+
+    program: ModuleProgram
+    loss: Loss | None
+    """None where no loss is read."""
+    seed: int
+    index: int
+    """See `Draw.pass_index`."""
+
+    def __call__(
+        self, moving: Tensors, resting: Tensors, constant: Tensors
+    ) -> tuple[Tensor, Tensors]:
+        """(value, found): what to differentiate, and the "loss" and "prediction:LEAF" themselves.
+
+        The value is the loss, or sum <cotangent, what it belongs to> where cotangents are given.
+
+        Args:
+            moving: what the inner loop moves.
+            resting: what else a derivative is wanted by.
+            constant: all the rest.
+        """
+        tensors = {**moving, **resting, **constant}
+        draw = Draw(self.seed, tensors["task"], self.index)
+        module = self.program.module
+        state = self._state(tensors)
+        running = [state[name] for name in self.program.running_means]
+        with restored_attributes(module), Overrides(draw, running):
+            output = functional_call(module, state, (tensors["x"],), tie_weights=False)
+            leaves, tree = tree_flatten(output)
+            if tree != self.program.output_tree:
+                raise TypeError(f"forward returned {self.program.output_tree} and now {tree}")
+            found = {f"prediction:{leaf}": tensor for leaf, tensor in enumerate(leaves)}
+            if self.loss is not None:
+                found["loss"] = self._loss(tree_unflatten(leaves, tree), tensors)
+        terms = [
+            tensors[f"{key}_bar"] * tensor
+            for key, tensor in found.items()
+            if f"{key}_bar" in tensors
+        ]
+        value = sum(term.sum() for term in terms) if terms else found.get("loss")
+        if value is None:
+            value = leaves[0].new_zeros(())
+        return value, found
+
+    def prepare(self, task: int) -> None:
+        """Make torch's generators draw what belongs to this pass of a task, whenever it runs."""
+        if self.program.has_dropout:
+            torch.manual_seed(key_of(self.seed, task, self.index))
+
+    def _state(self, tensors: Tensors) -> Tensors:
+        """What the module holds in this pass: the buffers that it writes to are copies."""
+        state = {slot.name: tensors[f"parameter:{slot.name}"] for slot in self.program.slots}
+        for key, tensor in tensors.items():
+            if key.startswith("buffer:"):
+                name = key.removeprefix("buffer:")
+                state[name] = tensor.clone() if name in self.program.written else tensor
+        return {name: state[first] for name, first in self.program.aliases.items()}
+
+    def _loss(self, prediction: object, tensors: Tensors) -> Tensor:
+        target, weights = tensors["y"], tensors.get("weights")
+        if self.loss.function is not None:
+            loss = self.loss.function(prediction, target)
+            if not isinstance(loss, Tensor) or loss.numel() != 1:
+                got = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else repr(loss)
+                raise ValueError(f"loss must return one number for all samples, got {got}")
+            return loss.reshape(())
+        sample_loss = rules_of(self.loss).forward(prediction, target)
+        return sample_loss.mean() if weights is None else weights @ sample_loss
