@@ -84,6 +84,7 @@ def adapt(
         TraceError: the model is not made of operations that a program has.
         BackendError: the backend cannot run this call.
     """
+    checks.flag("expand", expand)
     bound = Bound(model, "support_x", support_x, parameters)
     loop = bound.loop(
         losses.resolve(loss), bound.adapted(inner_parameters), steps, momentum, first_order

@@ -47,7 +47,10 @@ class Call:
     def differentiate(self, cotangents: Cotangents, gradients: dict[str, Tensor]) -> None:
         native = self.native
         native.differentiate = True
-        native.through_steps = any(not key.startswith("query_") for key in gradients)
+        # The query's own gradients need the inner steps where losses between them count.
+        native.through_steps = any(map(self.loop.step_weight, range(self.loop.steps))) or any(
+            not key.startswith("query_") for key in gradients
+        )
         native.task_loss_bar = self.address(cotangents.task_loss)
         native.prediction_bar = self.address(cotangents.prediction)
         if cotangents.adapted is not None:

@@ -1,0 +1,376 @@
+"""Random calls of the functional API: each agrees with plain PyTorch, or is refused by name.
+
+`python tests/fuzz.py COUNT [FIRST]` checks the calls of seeds FIRST.. and prints what failed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import re
+import sys
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import fastmaml
+import torch
+from fastmaml import BackendError, functional
+from fastmaml.functional.losses import resolve
+from oracle import largest, sample_losses
+from random_calls import Call, random_call
+from torch import Tensor, nn
+from torch.func import functional_call
+
+Results = dict[str, Tensor]
+Runs = Callable[[Call], Results]
+PACKAGE = str(Path(fastmaml.__file__).parent)
+REFUSALS = (TypeError, ValueError, BackendError)  # a TraceError is a ValueError
+
+
+def check(seed: int) -> str:
+    """Checks one call; returns what became of it: "agrees", "refused" or "compared".
+
+    A valid call must agree with plain PyTorch; with dropout, and where a spoilt call is accepted,
+    the executors must agree with each other. What is refused must be refused by name.
+
+    Raises:
+        AssertionError: neither is so.
+    """
+    call = random_call(seed)
+    try:
+        actual = run(call)
+    except REFUSALS as error:
+        check_refusal(call, error)
+        return "refused"
+    dtype = next((p.dtype for p in call.arguments["model"].parameters()), None)
+    if dtype not in (torch.float32, torch.float64):
+        return "compared"
+    if call.spoilt or has_dropout(call):
+        if "seed" not in call.arguments or call.arguments["seed"] is None:
+            return "compared"
+        other = Call(call.name, {**call.arguments, "backend": "reference"})
+        compare(other, actual, run, dtype)
+        return "compared"
+    compare(call, actual, plain, dtype)
+    return "agrees"
+
+
+def is_expected(call: Call, error: Exception) -> bool:
+    """Whether a call that was drawn as valid asks for what is documented not to be."""
+    reasons = ("nothing is left to adapt", "BatchNorm", "backend='native': it computes in float32")
+    named = ("matches none", "vector must name the inner parameters", "every adapted parameter")
+    return any(reason in str(error) for reason in reasons + named) or (
+        # only adapted parameters may differ between tasks
+        "parameters" in str(error) and "one for each task" in str(error)
+    )
+
+
+def check_refusal(call: Call, error: Exception) -> None:
+    """There is a reason; the error is raised by fastmaml itself, and names an argument."""
+    assert call.spoilt or is_expected(call, error), f"refused a valid call: {error}"
+    *_, frame = traceback.extract_tb(error.__traceback__)
+    assert frame.filename.startswith(PACKAGE), f"not raised by fastmaml: {error!r}"
+    names = {*call.arguments, "model", "lr", "support_y", "query_y", "cannot trace"}
+    named = any(re.search(rf"\b{name}\b", str(error)) for name in names)
+    assert named, f"names no argument: {error!r}"
+
+
+# --- results --------------------------------------------------------------------------------------
+
+
+def run(call: Call) -> Results:
+    """What fastmaml returns, and the gradients of a sum of it."""
+    results = getattr(functional, call.name)(**call.arguments)
+    return with_gradients(call, as_dict(results))
+
+
+def as_dict(results: Any) -> Results:
+    if isinstance(results, Tensor):
+        return {"prediction": results}
+    return dict(results._asdict() if hasattr(results, "_asdict") else results)
+
+
+def with_gradients(call: Call, results: Results) -> Results:
+    """The results, and the gradients of their weighted sum by every leaf that requires grad."""
+    leaves = leaves_of(call)
+    generator = torch.Generator().manual_seed(0)
+    total = torch.zeros((), dtype=torch.float64)
+    for name in sorted(results):
+        result = results[name].double()
+        weight = torch.rand(result.shape, generator=generator, dtype=torch.float64)
+        # what is zero times infinity is not asked
+        total = total + torch.where(result.isfinite(), weight * result, 0 * weight).sum()
+    found = [torch.zeros_like(leaf) for leaf in leaves.values()]
+    if leaves and total.requires_grad:
+        found = torch.autograd.grad(
+            total, list(leaves.values()), allow_unused=True, materialize_grads=True
+        )
+    detached = {name: result.detach() for name, result in results.items()}
+    gradients = zip(leaves, found, strict=True)
+    return detached | {f"grad {name}": gradient for name, gradient in gradients}
+
+
+def tensors_of(call: Call) -> Iterator[Tensor]:
+    """Every dense tensor among the arguments and the parameters."""
+    for value in call.arguments.values():
+        if isinstance(value, nn.Module):
+            yield from value.parameters()
+        for item in value.values() if isinstance(value, Mapping) else [value]:
+            if isinstance(item, Tensor) and item.device.type == "cpu" and not item.is_sparse:
+                yield item
+
+
+def leaves_of(call: Call) -> dict[str, Tensor]:
+    """What gradients are asked for: of hvp, by the vectors alone."""
+    leaves: dict[str, Tensor] = {}
+    for name, value in call.arguments.items():
+        if call.name == "hvp" and name != "vector":
+            continue
+        if isinstance(value, nn.Module) and name == "model":
+            value = dict(value.named_parameters())
+        items = value.items() if isinstance(value, Mapping) else [("", value)]
+        for key, item in items:
+            if isinstance(item, Tensor) and item.requires_grad:
+                leaves[f"{name} {key}"] = item
+    return leaves
+
+
+def plain(call: Call) -> Results:
+    """The same in plain PyTorch, task by task, with a graph through everything."""
+    a, model = call.arguments, call.arguments["model"]
+    own = dict(model.named_parameters())
+    start = own | dict(a.get("parameters") or {})
+    tasks = (a["query_x"] if call.name == "predict" else a["support_x"]).shape[0]
+    phis, losses, predictions, products = [], [], [], []
+    for task in range(tasks):
+        initial = {n: p[task] if p.dim() > own[n].dim() else p for n, p in start.items()}
+        if call.name == "hvp":
+            products.append(plain_product(a, initial, adapted_names(a, own), task))
+            continue
+        task_loss: Any = 0.0
+        for phi, weight in plain_steps(call, initial, adapted_names(a, own), task):
+            if "query_y" in a and weight:
+                task_loss = task_loss + weight * plain_loss(a, "query", phi, task)
+        phis.append(phi)
+        losses.append(task_loss if isinstance(task_loss, Tensor) else torch.zeros(()).double())
+        if "query_x" in a:
+            predictions.append(plain_prediction(a, phi, task))
+    if call.name == "hvp":
+        results = {name: torch.stack([p[name] for p in products]) for name in products[0]}
+    elif call.name == "predict":
+        results = {"prediction": torch.stack(predictions)}
+    elif call.name == "meta_loss":
+        task_loss = torch.stack(losses)
+        loss = task_loss.mean() if a.get("reduction") == "mean" else task_loss.sum()
+        results = {"loss": loss, "task_loss": task_loss, "prediction": torch.stack(predictions)}
+    else:
+        results = {name: torch.stack([phi[name] for phi in phis]) for name in own}
+        if not a.get("expand", True):
+            moved = adapted_names(a, own)
+            results = {n: r if n in moved else start[n] for n, r in results.items()}
+    return with_gradients(call, results)
+
+
+def adapted_names(a: dict[str, Any], own: dict[str, Tensor]) -> list[str]:
+    names = a.get("inner_parameters")
+    if names is None:
+        names = "*"
+    if isinstance(names, str):
+        names = [names]
+    return [
+        name
+        for name, parameter in own.items()
+        if parameter.requires_grad
+        and not name.endswith("unused")
+        and (names(name) if callable(names) else any(fnmatchcase(name, p) for p in names))
+    ]
+
+
+def plain_steps(
+    call: Call, phi: Results, names: list[str], task: int
+) -> Iterator[tuple[Results, float]]:
+    """phi_0..phi_K and c_0..c_K."""
+    a = call.arguments
+    steps = {"sgd_step": 1, "predict": 0}.get(call.name, a.get("steps", 1))
+    weights = a.get("step_weights") or [0.0] * steps + [1.0]
+    velocity: dict[str, Any] = dict.fromkeys(names, 0.0)
+    own = dict(a["model"].named_parameters())
+    for step in range(steps):
+        yield phi, weights[step]
+        phi = {n: p if p.requires_grad else p.detach().requires_grad_() for n, p in phi.items()}
+        loss = plain_loss(a, "support", phi, task)
+        inner = [phi[name] for name in names]
+        found = torch.autograd.grad(
+            loss, inner, create_graph=True, allow_unused=True, materialize_grads=True
+        )
+        for name, gradient in zip(names, found, strict=True):
+            gradient = gradient.detach() if a.get("first_order") else gradient
+            velocity[name] = a.get("momentum", 0.0) * velocity[name] + gradient
+            rate = plain_rate(a["lr"], name, tuple(own[name].shape), step)
+            phi[name] = phi[name] - rate * velocity[name]
+    yield phi, weights[steps]
+
+
+def plain_rate(lr: Any, name: str, shape: tuple[int, ...], step: int) -> Any:
+    rate = lr[name] if isinstance(lr, Mapping) else lr
+    by_element = isinstance(lr, Mapping) and isinstance(rate, Tensor) and rate.shape == shape
+    if not isinstance(rate, Tensor) or rate.dim() == 0 or by_element:
+        return rate
+    return rate[min(step, len(rate) - 1)]
+
+
+def rows(a: dict[str, Any], role: str, task: int) -> int:
+    size = a.get(f"{role}_size")
+    return a[f"{role}_x"].shape[1] if size is None else int(size[task])
+
+
+def plain_loss(a: dict[str, Any], role: str, phi: Results, task: int) -> Tensor:
+    n = rows(a, role, task)
+    prediction = functional_call(a["model"], phi, (a[f"{role}_x"][task, :n],))
+    losses = sample_losses(resolve(a["loss"]), prediction, a[f"{role}_y"][task, :n])
+    weights = a.get("weights" if role == "support" else "query_weights")
+    return losses.mean() if weights is None else (weights[task, :n] * losses).sum()
+
+
+def plain_prediction(a: dict[str, Any], phi: Results, task: int) -> Tensor:
+    x, n = a["query_x"][task], rows(a, "query", task)
+    prediction = functional_call(a["model"], phi, (x[:n],))
+    return torch.cat([prediction, prediction.new_zeros(len(x) - n, *prediction.shape[1:])])
+
+
+def plain_product(a: dict[str, Any], phi: Results, names: list[str], task: int) -> Results:
+    # the Hessian is a constant here: hvp is differentiated by the vector alone
+    phi = {name: p.detach().requires_grad_() for name, p in phi.items()}
+    inner = [phi[name] for name in names]
+    first = torch.autograd.grad(plain_loss(a, "support", phi, task), inner, create_graph=True)
+    vector = [a["vector"][name] for name in names]
+    own = [v[task] if v.dim() > p.dim() else v for v, p in zip(vector, inner, strict=True)]
+    product = torch.autograd.grad(
+        first, inner, own, create_graph=True, allow_unused=True, materialize_grads=True
+    )
+    return dict(zip(names, product, strict=True))
+
+
+# --- comparison -----------------------------------------------------------------------------------
+
+
+def compare(call: Call, actual: Results, runs: Runs, dtype: torch.dtype) -> None:
+    """The same numbers as `runs` finds in float64, up to rounding: within a small tolerance, or
+    within the problem's own sensitivity.
+
+    Where NaN, infinities or overflow are about, finite values must agree; gradients and Hessian
+    products are not looked at: which of them are NaN depends on the order of differentiation.
+    """
+    exact = runs(cast(call, torch.float64))
+    assert actual.keys() == exact.keys(), (actual.keys(), exact.keys())
+    bound = 1e-6 * torch.finfo(dtype).max
+    if not all(is_tame(tensor, bound) for tensor in (*tensors_of(call), *exact.values())):
+        values = {} if call.name == "hvp" else exact
+        exact = {name: value for name, value in values.items() if not name.startswith("grad")}
+    scale = max((largest_finite(v) for k, v in exact.items() if k.startswith("grad")), default=0.0)
+
+    def magnitude(name: str) -> float:
+        # what cancels has no digits of its own
+        floor = 1e-3 * max(1.0, scale if name.startswith("grad") else 0.0)
+        return max(largest_finite(exact[name]), floor)
+
+    allowed = dict.fromkeys(exact, 1e-9 if dtype is torch.float64 else 1e-3)
+    errors = {}
+    for name, reference in exact.items():
+        value = actual[name].double()
+        assert value.shape == reference.shape, (name, value.shape, reference.shape)
+        errors[name] = error(value, reference.double(), magnitude(name), bound)
+    if all(errors[name] <= allowed[name] for name in errors):
+        return
+    for other in nudged(call, dtype, runs):
+        for name, reference in exact.items():
+            moved = error(other[name].double(), reference.double(), magnitude(name), bound)
+            allowed[name] = max(allowed[name], 100 * moved)
+    wrong = {name: (errors[name], allowed[name]) for name in errors}
+    wrong = {name: pair for name, pair in wrong.items() if not pair[0] <= pair[1]}
+    assert not wrong, f"(error, allowed): {wrong}"
+
+
+def is_tame(tensor: Tensor, bound: float) -> bool:
+    """Whether all numbers are finite and within the bound."""
+    return not tensor.is_floating_point() or bool((tensor.detach().abs() <= bound).all())
+
+
+def error(value: Tensor, reference: Tensor, magnitude: float, bound: float) -> float:
+    """The largest difference over the magnitude, where the reference is within the bound."""
+    difference = (value - reference)[reference.abs() <= bound]
+    return largest(difference) / magnitude if difference.numel() else 0.0
+
+
+def largest_finite(tensor: Tensor) -> float:
+    finite = tensor[tensor.isfinite()]
+    return largest(finite.double()) if finite.numel() else 0.0
+
+
+def nudged(call: Call, dtype: torch.dtype, runs: Runs) -> Iterator[Results]:
+    """Results for inputs that are moved by about a unit in the last place of `dtype`."""
+    for seed in range(3):
+        generator = torch.Generator().manual_seed(seed)
+
+        def nudge(tensor: Tensor, generator: torch.Generator = generator) -> Tensor:
+            if not tensor.is_floating_point() or tensor.device.type != "cpu":
+                return tensor
+            units = torch.randint(-1, 2, tensor.shape, generator=generator)
+            return tensor * (1 + torch.finfo(dtype).eps * units)
+
+        yield runs(cast(call, torch.float64, nudge))
+
+
+def cast(call: Call, dtype: torch.dtype, change: Any = lambda tensor: tensor) -> Call:
+    """The same call with its float tensors in another dtype, and leaves of its own."""
+
+    def one(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            if not value.is_floating_point():
+                return value
+            moved = change(value.detach().to(dtype))
+            return moved.clone().requires_grad_(value.requires_grad)
+        if isinstance(value, nn.Module) and any(True for _ in value.parameters()):
+            module = copy.deepcopy(value).to(dtype)
+            for parameter in module.parameters():
+                parameter.data = change(parameter.data)
+            return module
+        if isinstance(value, Mapping):
+            return {key: one(item) for key, item in value.items()}
+        return value
+
+    return Call(call.name, {name: one(value) for name, value in call.arguments.items()})
+
+
+def has_dropout(call: Call) -> bool:
+    return any(isinstance(m, nn.Dropout) and m.training for m in call.arguments["model"].modules())
+
+
+def main(count: int, first: int = 0) -> int:
+    """Checks calls and prints those that fail; returns how many did."""
+    torch.set_num_threads(1)
+    outcomes: dict[str, int] = {}
+    began = time.monotonic()
+    for seed in range(first, first + count):
+        try:
+            outcome = check(seed)
+        except Exception as failure:
+            outcome = "FAILED"
+            *_, frame = traceback.extract_tb(failure.__traceback__)
+            summary = "".join(traceback.format_exception_only(failure)).strip()[:600]
+            summary = f"{Path(frame.filename).name}:{frame.lineno}: {summary}"
+            with contextlib.suppress(Exception):
+                print(f"seed {seed}: {str(random_call(seed))[:1500]}\n    {summary}", flush=True)
+        outcomes[outcome] = outcomes.get(outcome, 0) + 1
+    print(f"{count} calls from seed {first} in {time.monotonic() - began:.0f} s: {outcomes}")
+    return outcomes.get("FAILED", 0)
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    sys.exit(main(*map(int, sys.argv[1:])) > 0)
