@@ -15,12 +15,38 @@ namespace fastmaml {
 namespace {
 
 template <class Real>
-void run_as(const ProgramOwner& program, const CallArgument& argument, int threads) {
+void run_as(const ProgramOwner& program, const CallArgument& argument, int threads,
+            Interrupt interrupt) {
   const CallOwner<Real> owner(program, argument);
   if (argument.vectors.empty()) {
-    run(owner.call(), owner.summed(), threads);
+    run(owner.call(), owner.summed(), threads, interrupt);
   } else {
-    hessian_vector_products(owner.call(), threads);
+    hessian_vector_products(owner.call(), threads, interrupt);
+  }
+}
+
+// Whether this is the thread on which Python handles signals.
+bool handles_signals() {
+  const py::module_ threading = py::module_::import("threading");
+  return threading.attr("get_ident")().equal(threading.attr("main_thread")().attr("ident"));
+}
+
+// Handles the signals that have come. True if a handler raised, as that of Ctrl-C does: the
+// exception is then this thread's current one.
+bool signal_raised() {
+  const py::gil_scoped_acquire gil;
+  return PyErr_CheckSignals() != 0;
+}
+
+void run_call(const ProgramOwner& program, const CallArgument& argument, bool is_double,
+              int threads) {
+  const Interrupt interrupt = handles_signals() ? signal_raised : nullptr;
+  try {
+    const py::gil_scoped_release no_gil;
+    is_double ? run_as<double>(program, argument, threads, interrupt)
+              : run_as<float>(program, argument, threads, interrupt);
+  } catch (const Interrupted&) {
+    throw py::error_already_set();
   }
 }
 
@@ -109,14 +135,10 @@ PYBIND11_MODULE(_native, m) {
              {"task_loss_bar", &CallArgument::task_loss_bar},
              {"prediction_bar", &CallArgument::prediction_bar}});
 
-  m.def(
-      "run",
-      [](const ProgramOwner& program, const CallArgument& call, bool is_double, int threads) {
-        is_double ? run_as<double>(program, call, threads) : run_as<float>(program, call, threads);
-      },
-      py::arg("program"), py::arg("call"), py::arg("is_double"), py::arg("threads"),
-      py::call_guard<py::gil_scoped_release>(),
-      "The inner loop of every task and its gradients, or with vectors their Hessian products.");
+  m.def("run", run_call, py::arg("program"), py::arg("call"), py::arg("is_double"),
+        py::arg("threads"),
+        "The inner loop of every task and its gradients, or with vectors their Hessian products. "
+        "Ends early where a signal's handler raises.");
 
   py::class_<PassesArgument> passes(m, "Passes");
   passes.def(py::init<>())

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import math
 import re
 import sys
 import time
@@ -121,8 +122,12 @@ def tensors_of(call: Call) -> Iterator[Tensor]:
         if isinstance(value, nn.Module):
             yield from value.parameters()
         for item in value.values() if isinstance(value, Mapping) else [value]:
-            if isinstance(item, Tensor) and item.device.type == "cpu" and not item.is_sparse:
+            if isinstance(item, Tensor) and item.device.type == "cpu" and is_plain(item):
                 yield item
+
+
+def is_plain(tensor: Tensor) -> bool:
+    return tensor.layout is torch.strided and not tensor.is_nested
 
 
 def leaves_of(call: Call) -> dict[str, Tensor]:
@@ -149,6 +154,8 @@ def plain(call: Call) -> Results:
     phis, losses, predictions, products = [], [], [], []
     for task in range(tasks):
         initial = {n: p[task] if p.dim() > own[n].dim() else p for n, p in start.items()}
+        # torch 2.13's batch_norm is wrong backwards where its weight is strided
+        initial = {n: p.contiguous() for n, p in initial.items()}
         if call.name == "hvp":
             products.append(plain_product(a, initial, adapted_names(a, own), task))
             continue
@@ -263,15 +270,14 @@ def compare(call: Call, actual: Results, runs: Runs, dtype: torch.dtype) -> None
     """The same numbers as `runs` finds in float64, up to rounding: within a small tolerance, or
     within the problem's own sensitivity.
 
-    Where NaN, infinities or overflow are about, finite values must agree; gradients and Hessian
-    products are not looked at: which of them are NaN depends on the order of differentiation.
+    Where NaN, infinities or overflow are about, finite predictions must agree; what comes of a
+    gradient is not looked at: what of it is NaN depends on the order of differentiation.
     """
     exact = runs(cast(call, torch.float64))
     assert actual.keys() == exact.keys(), (actual.keys(), exact.keys())
-    bound = 1e-6 * torch.finfo(dtype).max
+    bound = math.sqrt(torch.finfo(dtype).max)
     if not all(is_tame(tensor, bound) for tensor in (*tensors_of(call), *exact.values())):
-        values = {} if call.name == "hvp" else exact
-        exact = {name: value for name, value in values.items() if not name.startswith("grad")}
+        exact = {"prediction": exact["prediction"]} if call.name == "predict" else {}
     scale = max((largest_finite(v) for k, v in exact.items() if k.startswith("grad")), default=0.0)
 
     def magnitude(name: str) -> float:

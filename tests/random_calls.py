@@ -261,7 +261,7 @@ JUNK: tuple[Callable[[], Any], ...] = (
     lambda: 1.5, lambda: -0.5, lambda: 1e300, lambda: NAN, lambda: INF, lambda: 1j, lambda: "x",
     lambda: "", lambda: b"x", list, dict, tuple, set, object, lambda: [None], lambda: ["*", 1],
     lambda: [["*"]], lambda: {"x": 1}, lambda: {0: torch.ones(1)}, lambda: lambda *a: None,
-    lambda: iter([1, 2]), lambda: np.ones((2, 2)), lambda: np.float32(2),
+    lambda: np.ones((2, 2)), lambda: np.float32(2),
     lambda: np.int64(1), lambda: torch.ones(()), lambda: torch.ones(0), lambda: torch.ones(3, 0, 4),
     lambda: torch.ones(0, 3, 4), lambda: torch.ones(2, 3, 4), lambda: torch.arange(3),
     lambda: torch.tensor(True), lambda: torch.ones(2, 3, 4).to_sparse(),
@@ -310,8 +310,8 @@ def spoil(draw: Draw, call: Call) -> Call:
             arguments[name] = value
         else:
             arguments[name] = _spoilt(draw, value)
-        if name == "inner_parameters" and isinstance(arguments[name], nn.Module | type):
-            arguments[name] = None  # a predicate that raises is not ours to catch
+        if name == "inner_parameters" and isinstance(arguments[name], nn.Module | type | Tensor):
+            arguments[name] = None  # what raises when it is called or read is not ours to catch
     return Call(call.name, arguments, tuple(names))
 
 

@@ -58,7 +58,7 @@ class Run {
   using Kernel = decltype(Kernels<Real>::run_task);
 
   Run(const Call<Real>& call, Kernel kernel, const std::vector<SummedGradient<Real>>& gradients,
-      int threads)
+      int threads, Interrupt interrupt)
       : call_(call),
         kernel_(kernel),
         gradients_(gradients),
@@ -67,21 +67,31 @@ class Run {
         threads_(divide(call, chunks_, threads)),
         shared_(std::make_unique<TeamShared[]>(threads_.teams)),
         stride_(workspace_.size + (call.summed_size + 15) / 16 * 16),
-        memory_(threads_.teams * stride_ * sizeof(Real)) {}
+        memory_(threads_.teams * stride_ * sizeof(Real)),
+        interruption_(interrupt) {
+    for (int team = 0; team < threads_.teams; ++team) {
+      shared_[team].stop = interrupted;
+      shared_[team].stop_context = this;
+    }
+  }
 
   void tasks() {
-    const int threads = threads_.teams * threads_.lanes;
-    if (threads == 1) return lane(0);
     run_parallel(
-        threads, [](void* self, int index) { static_cast<Run*>(self)->lane(index); }, this);
+        threads_.teams * threads_.lanes,
+        [](void* self, int index) { static_cast<Run*>(self)->lane(index); }, this,
+        [](void* self) { interrupted(self); });
+    if (interruption_.happened()) throw Interrupted();
   }
 
  private:
+  static bool interrupted(void* self) { return static_cast<Run*>(self)->interruption_.happened(); }
+
   Real* workspace(int team) { return memory_.as<Real>() + team * stride_; }
 
   void lane(int index) {
     const int team = index / threads_.lanes;
     const Lane lane{index % threads_.lanes, threads_.lanes, &shared_[team]};
+    portable::TeamCpu<Real> lanes(lane.rank, lane.size, lane.shared);
     // Lanes of a team must agree on their chunks, so there these are dealt out beforehand.
     int64_t chunk = lane.size == 1 ? next_chunk_.fetch_add(1) : team;
     while (chunk < chunks_) {
@@ -93,7 +103,7 @@ class Run {
         if (poison_ && lane.rank == 0) {
           std::fill_n(workspace(team), workspace_.size, std::numeric_limits<Real>::quiet_NaN());
         }
-        portable::TeamCpu<Real>(lane.rank, lane.size, lane.shared).sync();
+        if (lanes.stopped()) return;  // a barrier too
         kernel_(lane, call_, workspace_, workspace(team), summed, task);
       }
       if (lane.rank == 0) add_to_result(chunk, summed);
@@ -102,10 +112,11 @@ class Run {
   }
 
   // Waits until all chunks before this one have been added. They are all under way, since chunks
-  // begin in their order.
+  // begin in their order; but they may never be finished, if the call is interrupted.
   void add_to_result(int64_t chunk, const Real* summed) {
     if (gradients_.empty()) return;
     for (int spins = 0; added_.load(std::memory_order_acquire) != chunk;) {
+      if (interruption_.happened()) return;
       if (++spins > 2000) sched_yield();
     }
     for (const SummedGradient<Real>& gradient : gradients_) {
@@ -129,6 +140,7 @@ class Run {
   std::unique_ptr<TeamShared[]> shared_;
   int64_t stride_;
   Memory memory_;
+  Interruption interruption_;
   std::atomic<int64_t> next_chunk_{0};
   std::atomic<int64_t> added_{0};  // chunks that the result holds
   // For tests: a read of memory that was not written shows as NaN.
@@ -138,19 +150,20 @@ class Run {
 }  // namespace
 
 template <class Real>
-void run(const Call<Real>& call, const std::vector<SummedGradient<Real>>& summed, int threads) {
-  Run<Real>(call, kernels<Real>().run_task, summed, threads).tasks();
+void run(const Call<Real>& call, const std::vector<SummedGradient<Real>>& summed, int threads,
+         Interrupt interrupt) {
+  Run<Real>(call, kernels<Real>().run_task, summed, threads, interrupt).tasks();
 }
 
 template <class Real>
-void hessian_vector_products(const Call<Real>& call, int threads) {
+void hessian_vector_products(const Call<Real>& call, int threads, Interrupt interrupt) {
   const std::vector<SummedGradient<Real>> none;
-  Run<Real>(call, kernels<Real>().hessian_vector_product, none, threads).tasks();
+  Run<Real>(call, kernels<Real>().hessian_vector_product, none, threads, interrupt).tasks();
 }
 
-template void run(const Call<float>&, const std::vector<SummedGradient<float>>&, int);
-template void run(const Call<double>&, const std::vector<SummedGradient<double>>&, int);
-template void hessian_vector_products(const Call<float>&, int);
-template void hessian_vector_products(const Call<double>&, int);
+template void run(const Call<float>&, const std::vector<SummedGradient<float>>&, int, Interrupt);
+template void run(const Call<double>&, const std::vector<SummedGradient<double>>&, int, Interrupt);
+template void hessian_vector_products(const Call<float>&, int, Interrupt);
+template void hessian_vector_products(const Call<double>&, int, Interrupt);
 
 }  // namespace fastmaml

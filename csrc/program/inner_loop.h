@@ -45,6 +45,7 @@ class InnerLoop {
     }
     double loss = 0;
     for (int64_t k = 0; k < call_.steps; ++k) {
+      if (team_.stopped()) return;
       if (counts(k)) loss += call_.step_weights[k] * query_loss(k);
       inner_step(k);
     }
@@ -232,6 +233,7 @@ class InnerLoop {
     if ((call_.task_loss_bar && counts(K)) || call_.prediction_bar) add_query_gradient(K, v);
     if (call_.through_steps) {
       for (int64_t k = K - 1; k >= 0; --k) {
+        if (team_.stopped()) return;
         Sgd::adjoint(team_, call_, k, state_after(k), v, r, u, summed_);
         if (!call_.first_order) {
           if (!call_.keep_tape) support_gradient(k, nullptr);
