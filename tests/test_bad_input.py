@@ -171,6 +171,8 @@ OPTIONS = [
     Case(ValueError, "step_weights", "3 in all", "got 2", step_weights=(0.5, 0.5)),
     Case(ValueError, "step_weights[1]", "finite", "nan", step_weights=(0.5, NAN, 0.5)),
     Case(TypeError, "step_weights", "sequence", "0.5", step_weights=0.5),
+    Case(TypeError, "step_weights", "sequence", "nested",
+         step_weights=torch.nested.nested_tensor([torch.ones(2), torch.ones(3)])),
     Case(TypeError, "seed", "integer", "0.5", seed=0.5),
     Case(ValueError, "seed", "2**32", str(2**32), seed=2**32),
     Case(ValueError, "seed", "at least 0", "-1", seed=-1),

@@ -81,7 +81,7 @@ def step_weights(value: Sequence[float] | None, steps: int) -> tuple[float, ...]
         return ()
     try:
         weights = tuple(value)
-    except TypeError:
+    except (TypeError, RuntimeError):  # the latter from nested tensors
         raise TypeError(f"step_weights must be a sequence of numbers, got {value!r}") from None
     if len(weights) != steps + 1:
         raise ValueError(

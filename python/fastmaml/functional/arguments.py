@@ -260,7 +260,7 @@ def _patterns(names: str | Sequence[str]) -> tuple[str, ...]:
     """One pattern or several, as several."""
     try:
         patterns = (names,) if isinstance(names, str) else tuple(names)
-    except TypeError:
+    except (TypeError, RuntimeError):  # the latter from nested tensors
         patterns = (names,)
     for pattern in patterns:
         if not isinstance(pattern, str):
