@@ -17,12 +17,31 @@ namespace {
 
 template <class Real>
 void run_as(const ProgramOwner& program, const CallArgument& argument,
-            const std::vector<Address>& addresses, uint32_t seed, int threads) {
+            const std::vector<Address>& addresses, uint32_t seed, int threads,
+            Interrupt interrupt) {
   const CallOwner<Real> owner(program, argument, addresses, seed);
   if (argument.vectors.empty()) {
-    run(owner.call(), owner.summed(), threads);
+    run(owner.call(), owner.summed(), threads, interrupt);
   } else {
-    hessian_vector_products(owner.call(), threads);
+    hessian_vector_products(owner.call(), threads, interrupt);
+  }
+}
+
+// Handles the signals that have come, if this is the thread on which Python does so. True if a
+// handler raised, as that of Ctrl-C does: the exception is then this thread's current one.
+bool signal_raised() {
+  const py::gil_scoped_acquire gil;
+  return PyErr_CheckSignals() != 0;
+}
+
+void run_call(const ProgramOwner& program, const CallArgument& argument,
+              const std::vector<Address>& addresses, uint32_t seed, bool is_double, int threads) {
+  try {
+    const py::gil_scoped_release no_gil;
+    is_double ? run_as<double>(program, argument, addresses, seed, threads, signal_raised)
+              : run_as<float>(program, argument, addresses, seed, threads, signal_raised);
+  } catch (const Interrupted&) {
+    throw py::error_already_set();
   }
 }
 
@@ -110,16 +129,10 @@ PYBIND11_MODULE(_native, m) {
              {"task_loss_bar", &CallArgument::task_loss_bar},
              {"prediction_bar", &CallArgument::prediction_bar}});
 
-  m.def(
-      "run",
-      [](const ProgramOwner& program, const CallArgument& call,
-         const std::vector<Address>& addresses, uint32_t seed, bool is_double, int threads) {
-        is_double ? run_as<double>(program, call, addresses, seed, threads)
-                  : run_as<float>(program, call, addresses, seed, threads);
-      },
-      py::arg("program"), py::arg("call"), py::arg("addresses"), py::arg("seed"),
-      py::arg("is_double"), py::arg("threads"), py::call_guard<py::gil_scoped_release>(),
-      "The inner loop of every task and its gradients, or with vectors their Hessian products.");
+  m.def("run", run_call, py::arg("program"), py::arg("call"), py::arg("addresses"), py::arg("seed"),
+        py::arg("is_double"), py::arg("threads"),
+        "The inner loop of every task and its gradients, or with vectors their Hessian products. "
+        "Ends early where a signal's handler raises.");
 
   py::class_<PassesArgument> passes(m, "Passes");
   passes.def(py::init<>())

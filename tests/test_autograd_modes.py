@@ -135,6 +135,34 @@ def test_autocast_runs_in_float32(model, episode, backend):
     assert torch.equal(model[0].weight.grad, weight_grad)
 
 
+@pytest.mark.filterwarnings("ignore:fastmaml runs its inner loop in float32")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_autocast_takes_half_precision_everywhere(model, episode, backend, dtype):
+    model = model.float()
+    sx, _, qx, _ = (t.to(dtype) for t in episode)
+    sy, qy = torch.rand(3, 5, 3).to(dtype), torch.rand(3, 6, 3).to(dtype)
+    own = {name: p.detach().to(dtype) for name, p in model.named_parameters()}
+    rate, weights = torch.tensor(0.3, dtype=dtype), torch.rand(3, 5).to(dtype)
+
+    def results(sx, sy, qx, qy, own, rate, weights):
+        loop = {"loss": "mse", "weights": weights, "parameters": own, "backend": backend}
+        adapted = fm.adapt(model, sx, sy, lr=rate, steps=2, **loop)
+        return [
+            *fm.meta_loss(model, sx, sy, qx, qy, lr=rate, steps=2, **loop),
+            *adapted.values(),
+            fm.predict(model, qx, parameters=own, backend=backend),
+            *fm.hvp(model, sx, sy, own, **loop).values(),
+        ]
+
+    single = {name: p.float() for name, p in own.items()}
+    tensors = (sx, sy, qx, qy)
+    expected = results(*(t.float() for t in tensors), single, rate.float(), weights.float())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        actual = results(*tensors, own, rate, weights)
+    assert all(result.dtype is torch.float32 for result in actual)
+    assert all(torch.equal(a, b) for a, b in zip(actual, expected, strict=True))
+
+
 def test_autocast_says_so_once(model, episode):
     warn_of_autocast.cache_clear()
     with warnings.catch_warnings(record=True) as caught:

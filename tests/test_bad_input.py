@@ -89,6 +89,13 @@ DATA = [
     Case(ValueError, "support_x", "at least one task", "(0, 5, 4)", support_x=no_tasks),
     Case(ValueError, "support_x", "at least one sample", "(3, 0, 4)", support_x=no_samples),
     Case(ValueError, "support_x", "[2]", support_x=fewer_features),
+    Case(
+        ValueError,
+        "support_x",
+        "at least one number",
+        "(3, 5, 0)",
+        support_x=of(lambda t: t[..., :0]),
+    ),
     Case(TypeError, "query_x", "tensor", "NoneType", query_x=None),
     Case(TypeError, "query_x", "dense", "sparse", query_x=sparse),
     Case(TypeError, "query_x", "float64", "complex128", query_x=as_complex),
@@ -134,6 +141,7 @@ WEIGHTS = [
     Case(TypeError, "support_size", "integers", "2.5", support_size=[1, 2.5, 3]),
     Case(TypeError, "support_size", "integers", "2.0", support_size=torch.tensor([1.0, 2.0, 3.0])),
     Case(ValueError, "query_size", "1..6", "got 7", query_size=[7, 1, 1]),
+    Case(TypeError, "support_size", "dense", "sparse", support_size=torch.ones(T).to_sparse()),
     Case(ValueError, "query_size", "host", "meta", query_size=torch.ones(T, device="meta").int()),
 ]  # fmt: skip
 OPTIONS = [
@@ -142,8 +150,10 @@ OPTIONS = [
     Case(TypeError, "steps", "integer", "1.5", steps=1.5),
     Case(TypeError, "steps", "integer", "'2'", steps="2"),
     Case(TypeError, "steps", "integer", "True", steps=True),
+    Case(ValueError, "steps", "2**31", str(2**31), steps=2**31),
     Case(ValueError, "momentum", "at least 0", "-0.1", momentum=-0.1),
     Case(ValueError, "momentum", "finite", "nan", momentum=NAN),
+    Case(ValueError, "momentum", "finite", "1000", momentum=10**400),
     Case(TypeError, "momentum", "number", "None", momentum=None),
     Case(TypeError, "first_order", "True or False", "1", first_order=1),
     Case(ValueError, "loss", "'mse'", "'hinge'", loss="hinge"),
@@ -161,6 +171,8 @@ OPTIONS = [
     Case(ValueError, "step_weights", "3 in all", "got 2", step_weights=(0.5, 0.5)),
     Case(ValueError, "step_weights[1]", "finite", "nan", step_weights=(0.5, NAN, 0.5)),
     Case(TypeError, "step_weights", "sequence", "0.5", step_weights=0.5),
+    Case(TypeError, "step_weights", "sequence", "nested",
+         step_weights=torch.nested.nested_tensor([torch.ones(2), torch.ones(3)])),
     Case(TypeError, "seed", "integer", "0.5", seed=0.5),
     Case(ValueError, "seed", "2**32", str(2**32), seed=2**32),
     Case(ValueError, "seed", "at least 0", "-1", seed=-1),
@@ -170,6 +182,7 @@ RATES = [
     Case(ValueError, "lr", "at least 0", "-0.1", lr=-0.1),
     Case(ValueError, "lr", "finite", "nan", lr=NAN),
     Case(ValueError, "lr", "finite", "inf", lr=float("inf")),
+    Case(ValueError, "lr", "finite", "1000", lr=10**400),
     Case(TypeError, "lr", "number", "'0.1'", lr="0.1"),
     Case(TypeError, "lr", "number", "None", lr=None),
     Case(TypeError, "lr", "float64", "float32", lr=torch.tensor(0.1)),
@@ -184,6 +197,8 @@ PARAMETERS = [
     Case(TypeError, "parameters", "map names", "list", parameters=[]),
     Case(ValueError, "parameters", "'nobody'", parameters={"nobody": torch.ones(1)}),
     Case(TypeError, "parameters['0.bias']", "tensor", "float", parameters={"0.bias": 1.0}),
+    Case(TypeError, "parameters['0.weight']", "tensor", "list", parameters={"0.weight": [[1.0]]}),
+    Case(TypeError, "parameters['0.weight']", "tensor", "NoneType", parameters={"0.weight": None}),
     Case(TypeError, "parameters['5.bias']", "float64", "float32",
          parameters={"5.bias": torch.ones(3)}),
     Case(ValueError, "parameters['5.bias']", "[3] or [3, 3]", "(4,)",
@@ -195,6 +210,8 @@ PARAMETERS = [
     Case(ValueError, "inner_parameters", "0.weight", "'head.*'", inner_parameters="head.*"),
     Case(ValueError, "inner_parameters", "'nobody'", inner_parameters=["0.*", "nobody"]),
     Case(TypeError, "inner_parameters", "pattern", "3", inner_parameters=["0.*", 3]),
+    Case(TypeError, "inner_parameters", "pattern", "1.5", inner_parameters=1.5),
+    Case(TypeError, "inner_parameters", "pattern", "['0.*']", inner_parameters=[["0.*"]]),
     Case(ValueError, "nothing is left to adapt", inner_parameters=lambda name: False),
     Case(ValueError, "nothing is left to adapt", "inner_parameters=[]", inner_parameters=[]),
 ]  # fmt: skip
@@ -236,6 +253,19 @@ def test_nan_in_a_learned_rate(valid):
     valid["lr"] = rates(valid["model"], "0.bias", bad)
     with pytest.raises(ValueError, match="lr must not be NaN"):
         functional.meta_loss(**valid)
+
+
+def test_a_rate_past_what_the_dtype_holds(valid):
+    valid["model"].float()
+    valid |= {name: valid[name].float() for name in ("support_x", "query_x")}
+    with pytest.raises(ValueError, match=r"lr must be finite in torch\.float32, got 1e"):
+        functional.meta_loss(**{**valid, "lr": 1e300})
+
+
+def test_parameters_that_no_forward_reads_are_checked_too(valid):
+    valid["model"].register_parameter("unused", nn.Parameter(torch.ones(2).double()))
+    with pytest.raises(ValueError, match=r"parameters\['unused'\] must be \[2\] or \[3, 2\]"):
+        functional.meta_loss(**valid, parameters={"unused": torch.ones(4).double()})
 
 
 def test_frozen_models_have_nothing_to_adapt(valid):
@@ -284,6 +314,8 @@ def test_adapt_and_sgd_step_check_as_meta_loss_does(valid):
             function(**{**data, "lr": -1})
         with pytest.raises(ValueError, match="support_x must hold at least one sample"):
             function(**{**data, "support_x": data["support_x"][:, :0]})
+    with pytest.raises(TypeError, match="expand must be True or False, got 1"):
+        functional.adapt(**data, expand=1)
 
 
 def test_predict(model, episode):
@@ -302,6 +334,8 @@ def test_hvp(model, episode):
         functional.hvp(model, sx, sy, list(vector.values()))
     with pytest.raises(ValueError, match=r"vector must name the inner parameters \['0.bias'"):
         functional.hvp(model, sx, sy, {"0.bias": vector["0.bias"]})
+    with pytest.raises(ValueError, match=r"vector must name the inner parameters .*got.* 0\]"):
+        functional.hvp(model, sx, sy, {**vector, 0: vector["0.bias"]})
     with pytest.raises(ValueError, match=r"vector must name the inner parameters \['5.bias'\]"):
         functional.hvp(model, sx, sy, vector, inner_parameters="5.bias")
     with pytest.raises(ValueError, match=r"vector\['5.bias'\] must be \[3\] or \[3, 3\]"):

@@ -280,3 +280,43 @@ def test_nan_stays_in_its_task(model, episode, backend):
         fm.adapt(model, x, sy, lr=0.3, steps=2, backend=backend) for x in (bad, sx)
     )
     assert all(torch.equal(adapted[n][[0, 2]], expected[n][[0, 2]]) for n in adapted)
+
+
+def test_losses_of_weight_zero_do_not_count_where_the_loop_diverges(model, episode, backend):
+    out = fm.meta_loss(
+        model, *episode, lr=1e200, steps=3, step_weights=(1.0, 0.0, 0.0, 0.0), backend=backend
+    )
+    assert not out.prediction.isfinite().all()
+    initial = fm.meta_loss(model, *episode, lr=0.1, steps=0, backend=backend)
+    assert_close(out.task_loss, initial.task_loss, **EXACT)
+
+
+# --- gradients that leave something out -----------------------------------------------------------
+
+
+def test_gradients_of_query_targets_alone_count_every_step(model, episode, backend):
+    sx, _, qx, _ = episode
+    sy, qy = double(3, 5, 3), double(3, 6, 3).requires_grad_()
+    frozen = {name: p.detach() for name, p in model.named_parameters()}
+    options = {"lr": 0.3, "steps": 2, "step_weights": (0.5, 0.3, 0.2)}
+    out = fm.meta_loss(
+        model, sx, sy, qx, qy, parameters=frozen, loss="mse", backend=backend, **options
+    )
+    task_loss, _, _ = plain_loop(model, (sx, sy), (qx, qy), loss=F.mse_loss, **options)
+    (actual,) = torch.autograd.grad(out.loss, [qy])
+    (expected,) = torch.autograd.grad(task_loss.mean(), [qy])
+    assert_close(actual, expected, **EXACT)
+
+
+def test_gradients_of_predict_through_dropout(episode, backend):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 300), nn.Dropout(0.5), nn.Linear(300, 3)).double()
+    x = episode[2].clone().requires_grad_()
+    out = fm.predict(model, x, seed=1, backend=backend)
+    # one sample at a time by another way: what predict says is linear in x
+    jacobian = torch.autograd.functional.jacobian(
+        lambda x: fm.predict(model, x, seed=1, backend="reference").sum((0, 1)), x
+    )
+    weights = double(3)
+    (actual,) = torch.autograd.grad((weights * out).sum(), [x])
+    assert_close(actual, torch.einsum("c,ctnf->tnf", weights, jacobian), **EXACT)

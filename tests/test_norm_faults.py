@@ -146,3 +146,24 @@ def test_torch_is_wrong_about_weight_norm(episode):
     assert error > 1e-3, f"torch is right about weight_norm now ({error:.1e}): tell the README"
     products = fm.hvp(model, episode[0][:1], episode[1][:1], u, backend="generic")
     assert relative_error({name: hu[0].detach() for name, hu in products.items()}, exact) < 1e-7
+
+
+def test_batch_norm_with_a_strided_weight(episode, backend):
+    """torch 2.13's backward pass on the CPU reads a strided weight as if it were contiguous."""
+    x = episode[0][0].clone().requires_grad_()
+    weight = torch.linspace(0.5, 2, 16, dtype=torch.float64).reshape(8, 2)[:, 0]
+    bars = torch.linspace(-1, 1, 80, dtype=torch.float64).reshape(10, 8)
+
+    def gradient(weight: Tensor) -> Tensor:
+        y = F.batch_norm(x, None, None, weight, training=True)
+        return torch.autograd.grad((bars * y).sum(), x)[0]
+
+    exact = gradient(weight.contiguous())
+    wrong = (gradient(weight) - exact).norm() / exact.norm()
+    assert wrong > 1e-6, f"torch is right now ({wrong:.1e}): tell tests/plain_calls.py"
+
+    model = nn.BatchNorm1d(8, track_running_stats=False).double()
+    parameters = {"weight": weight, "bias": torch.zeros_like(weight)}
+    y = fm.predict(model, x[None], parameters=parameters, backend=backend)
+    (actual,) = torch.autograd.grad((bars * y).sum(), x)
+    torch.testing.assert_close(actual, exact, rtol=1e-12, atol=1e-14)

@@ -11,6 +11,7 @@
 
 #include "kernels.h"
 #include "memory.h"
+#include "ordered_sum.h"
 #include "thread_pool.h"
 
 namespace fastmaml {
@@ -58,79 +59,90 @@ class Run {
   using Kernel = decltype(Kernels<Real>::run_task);
 
   Run(const Call<Real>& call, Kernel kernel, const std::vector<SummedGradient<Real>>& gradients,
-      int threads)
+      int threads, Interrupt interrupt)
       : call_(call),
         kernel_(kernel),
-        gradients_(gradients),
         workspace_(plan_workspace(call)),
         chunks_(std::min(call.tasks, most_chunks)),
         threads_(divide(call, chunks_, threads)),
-        shared_(std::make_unique<TeamShared[]>(threads_.teams)),
-        stride_(workspace_.size + (call.summed_size + 15) / 16 * 16),
-        memory_(threads_.teams * stride_ * sizeof(Real)) {}
+        teams_(std::make_unique<Team[]>(threads_.teams)),
+        sum_stride_((call.summed_size + 15) / 16 * 16),
+        sums_(std::min<int64_t>(chunks_, (1 + spare_sums) * threads_.teams - spare_sums)),
+        memory_((threads_.teams * workspace_.size + sums_ * sum_stride_) * sizeof(Real)),
+        sum_(gradients, chunks_, workspace(threads_.teams), sums_, sum_stride_),
+        interruption_(interrupt) {
+    for (int team = 0; team < threads_.teams; ++team) {
+      teams_[team].shared.stop = interrupted;
+      teams_[team].shared.stop_context = this;
+    }
+  }
 
   void tasks() {
-    const int threads = threads_.teams * threads_.lanes;
-    if (threads == 1) return lane(0);
     run_parallel(
-        threads, [](void* self, int index) { static_cast<Run*>(self)->lane(index); }, this);
+        threads_.teams * threads_.lanes,
+        [](void* self, int index) { static_cast<Run*>(self)->lane(index); }, this,
+        [](void* self) { interrupted(self); });
+    if (interruption_.happened()) throw Interrupted();
   }
 
  private:
-  Real* workspace(int team) { return memory_.as<Real>() + team * stride_; }
+  struct Team {
+    TeamShared shared;
+    int64_t chunk;  // that it is at, and the sums of that
+    Real* sums;
+  };
+
+  static bool interrupted(void* self) { return static_cast<Run*>(self)->interruption_.happened(); }
+
+  Real* workspace(int team) { return memory_.as<Real>() + team * workspace_.size; }
 
   void lane(int index) {
-    const int team = index / threads_.lanes;
-    const Lane lane{index % threads_.lanes, threads_.lanes, &shared_[team]};
-    // Lanes of a team must agree on their chunks, so there these are dealt out beforehand.
-    int64_t chunk = lane.size == 1 ? next_chunk_.fetch_add(1) : team;
-    while (chunk < chunks_) {
-      Real* summed = workspace(team) + workspace_.size;
-      if (lane.rank == 0) std::fill_n(summed, call_.summed_size, Real(0));
-      const int64_t first = call_.tasks * chunk / chunks_;
-      const int64_t last = call_.tasks * (chunk + 1) / chunks_;
+    Team& team = teams_[index / threads_.lanes];
+    Real* memory = workspace(index / threads_.lanes);
+    const Lane lane{index % threads_.lanes, threads_.lanes, &team.shared};
+    portable::TeamCpu<Real> lanes(lane.rank, lane.size, lane.shared);
+    for (;;) {
+      if (lane.rank == 0) begin_chunk(team);
+      if (lanes.stopped()) return;  // a barrier too
+      if (team.chunk >= chunks_) return;
+      const int64_t first = call_.tasks * team.chunk / chunks_;
+      const int64_t last = call_.tasks * (team.chunk + 1) / chunks_;
       for (int64_t task = first; task < last; ++task) {
         if (poison_ && lane.rank == 0) {
-          std::fill_n(workspace(team), workspace_.size, std::numeric_limits<Real>::quiet_NaN());
+          std::fill_n(memory, workspace_.size, std::numeric_limits<Real>::quiet_NaN());
         }
-        portable::TeamCpu<Real>(lane.rank, lane.size, lane.shared).sync();
-        kernel_(lane, call_, workspace_, workspace(team), summed, task);
+        if (lanes.stopped()) return;
+        kernel_(lane, call_, workspace_, memory, team.sums, task);
       }
-      if (lane.rank == 0) add_to_result(chunk, summed);
-      chunk = lane.size == 1 ? next_chunk_.fetch_add(1) : chunk + threads_.teams;
+      if (lane.rank == 0) sum_.finish(team.chunk, team.sums);
     }
   }
 
-  // Waits until all chunks before this one have been added. They are all under way, since chunks
-  // begin in their order.
-  void add_to_result(int64_t chunk, const Real* summed) {
-    if (gradients_.empty()) return;
-    for (int spins = 0; added_.load(std::memory_order_acquire) != chunk;) {
-      if (++spins > 2000) sched_yield();
+  void begin_chunk(Team& team) {
+    team.chunk = chunks_;
+    for (int tries = 0; !(team.sums = sum_.try_take()); ++tries) {
+      if (interruption_.happened()) return;
+      if (tries > 100) sched_yield();
     }
-    for (const SummedGradient<Real>& gradient : gradients_) {
-      const Real* from = summed + gradient.offset;
-      Real* to = gradient.to;
-      if (chunk == 0) {
-        std::copy_n(from, gradient.size, to);
-      } else {
-        for (int64_t i = 0; i < gradient.size; ++i) to[i] += from[i];
-      }
-    }
-    added_.store(chunk + 1, std::memory_order_release);
+    std::fill_n(team.sums, sum_stride_, Real(0));
+    team.chunk = next_chunk_.fetch_add(1);
   }
+
+  // Chunks a team may be ahead of its turn, beside the one that it is at.
+  static constexpr int spare_sums = 2;
 
   const Call<Real>& call_;
   Kernel kernel_;
-  const std::vector<SummedGradient<Real>>& gradients_;
   Workspace workspace_;
   int64_t chunks_;
   Threads threads_;
-  std::unique_ptr<TeamShared[]> shared_;
-  int64_t stride_;
-  Memory memory_;
+  std::unique_ptr<Team[]> teams_;
+  int64_t sum_stride_;
+  int64_t sums_;
+  Memory memory_;  // the workspaces of the teams, then the sums of chunks
+  OrderedSum<Real> sum_;
+  Interruption interruption_;
   std::atomic<int64_t> next_chunk_{0};
-  std::atomic<int64_t> added_{0};  // chunks that the result holds
   // For tests: a read of memory that was not written shows as NaN.
   bool poison_ = std::getenv("FASTMAML_POISON") != nullptr;
 };
@@ -138,19 +150,20 @@ class Run {
 }  // namespace
 
 template <class Real>
-void run(const Call<Real>& call, const std::vector<SummedGradient<Real>>& summed, int threads) {
-  Run<Real>(call, kernels<Real>().run_task, summed, threads).tasks();
+void run(const Call<Real>& call, const std::vector<SummedGradient<Real>>& summed, int threads,
+         Interrupt interrupt) {
+  Run<Real>(call, kernels<Real>().run_task, summed, threads, interrupt).tasks();
 }
 
 template <class Real>
-void hessian_vector_products(const Call<Real>& call, int threads) {
+void hessian_vector_products(const Call<Real>& call, int threads, Interrupt interrupt) {
   const std::vector<SummedGradient<Real>> none;
-  Run<Real>(call, kernels<Real>().hessian_vector_product, none, threads).tasks();
+  Run<Real>(call, kernels<Real>().hessian_vector_product, none, threads, interrupt).tasks();
 }
 
-template void run(const Call<float>&, const std::vector<SummedGradient<float>>&, int);
-template void run(const Call<double>&, const std::vector<SummedGradient<double>>&, int);
-template void hessian_vector_products(const Call<float>&, int);
-template void hessian_vector_products(const Call<double>&, int);
+template void run(const Call<float>&, const std::vector<SummedGradient<float>>&, int, Interrupt);
+template void run(const Call<double>&, const std::vector<SummedGradient<double>>&, int, Interrupt);
+template void hessian_vector_products(const Call<float>&, int, Interrupt);
+template void hessian_vector_products(const Call<double>&, int, Interrupt);
 
 }  // namespace fastmaml

@@ -3,6 +3,8 @@
 #include <pthread.h>
 
 #include <atomic>
+#include <chrono>
+#include <condition_variable>
 #include <memory>
 #include <mutex>
 #include <thread>
@@ -30,39 +32,51 @@ class Worker {
     function_ = function;
     context_ = context;
     index_ = index;
-    set(State::running);
+    state_.store(State::running, std::memory_order_release);
+    state_.notify_one();
   }
 
-  void wait() const { wait_while(State::running); }
+  // Until the job has ended; meanwhile calls poll(context) now and then, if there is one.
+  void wait(void (*poll)(void*), void* context) {
+    constexpr std::chrono::milliseconds interval{50};
+    if (spin_while(State::running)) return;
+    std::unique_lock lock(mutex_);
+    const auto has_ended = [this] { return state_.load(std::memory_order_acquire) == State::idle; };
+    while (!ended_.wait_for(lock, interval, has_ended)) {
+      lock.unlock();
+      if (poll) poll(context);
+      lock.lock();
+    }
+  }
 
  private:
   enum class State { idle, running };
 
   void loop() {
     for (;;) {
-      wait_while(State::idle);
+      if (!spin_while(State::idle)) state_.wait(State::idle, std::memory_order_acquire);
       function_(context_, index_);
-      set(State::idle);
+      {
+        const std::lock_guard lock(mutex_);
+        state_.store(State::idle, std::memory_order_release);
+      }
+      ended_.notify_one();
     }
   }
 
-  // Only one side ever waits: the thread while idle, the caller while running.
-  void set(State state) {
-    state_.store(state, std::memory_order_release);
-    state_.notify_one();
-  }
-
-  // Parks after a few microseconds: the lanes of a job end nearly together, and one job often
-  // follows another, but an idle thread must leave the core to others.
-  void wait_while(State state) const {
+  // Who waits spins for a few microseconds before it parks: the lanes of a job end nearly
+  // together, and one job often follows another, but an idle thread must leave the core to others.
+  bool spin_while(State state) const {
     for (int spins = 0; spins < 200; ++spins) {
-      if (state_.load(std::memory_order_acquire) != state) return;
+      if (state_.load(std::memory_order_acquire) != state) return true;
       pause();
     }
-    state_.wait(state, std::memory_order_acquire);
+    return false;
   }
 
   std::atomic<State> state_{State::idle};
+  std::mutex mutex_;  // of the way back to idle
+  std::condition_variable ended_;
   void (*function_)(void*, int) = nullptr;
   void* context_ = nullptr;
   int index_ = 0;
@@ -121,7 +135,8 @@ class Pool {
 
 }  // namespace
 
-void run_parallel(int threads, void (*function)(void* context, int index), void* context) {
+void run_parallel(int threads, void (*function)(void* context, int index), void* context,
+                  void (*poll)(void* context)) {
   if (threads <= 1) {
     function(context, 0);
     return;
@@ -130,7 +145,7 @@ void run_parallel(int threads, void (*function)(void* context, int index), void*
   int index = 1;
   for (Worker* worker : workers) worker->run(function, context, index++);
   function(context, 0);
-  for (const Worker* worker : workers) worker->wait();
+  for (Worker* worker : workers) worker->wait(poll, context);
   Pool::instance().give_back(workers);
 }
 

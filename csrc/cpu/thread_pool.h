@@ -11,8 +11,12 @@ namespace fastmaml {
 // have ever been asked for at once. A function may itself call run_parallel. After fork, the child
 // starts with an empty pool.
 //
-// `function` must not throw. Throws std::system_error, before anything has run, where the system
+// While the caller waits for the others, having done its part, it calls poll(context) some 20
+// times a second, unless `poll` is null.
+//
+// Neither may throw. Throws std::system_error, before anything has run, where the system
 // refuses a thread; a caller who can also do with one thread should then run index 0 of 1 itself.
-void run_parallel(int threads, void (*function)(void* context, int index), void* context);
+void run_parallel(int threads, void (*function)(void* context, int index), void* context,
+                  void (*poll)(void* context) = nullptr);
 
 }  // namespace fastmaml

@@ -45,11 +45,13 @@ class InnerLoop {
     }
     double loss = 0;
     for (int64_t k = 0; k < call_.steps; ++k) {
+      if (team_.stopped()) return;
       if (counts(k)) loss += call_.step_weights[k] * query_loss(k);
       inner_step(k);
     }
     if (call_.query.x) {
-      loss += call_.step_weights[call_.steps] * query_loss(call_.steps);
+      const double last = query_loss(call_.steps);
+      if (counts(call_.steps)) loss += call_.step_weights[call_.steps] * last;
       write_prediction();
     }
     if (call_.task_loss && team_.rank() == 0) call_.task_loss[task_] = Real(loss);
@@ -191,7 +193,7 @@ class InnerLoop {
     Sgd::step(team_, call_, k, phi(k), state, phi(k + 1), state_after(k));
   }
 
-  // Whether the query loss after k < K steps counts.
+  // Whether the query loss after k steps counts: 0 times what has diverged is 0.
   bool counts(int64_t k) const { return call_.task_loss && call_.step_weights[k] != 0; }
 
   // The query loss at phi_k, 0 where none is asked for; leaves the query's values behind.
@@ -228,9 +230,10 @@ class InnerLoop {
     clear_fixed_bars();
     team_.sync();
     if (call_.adapted_bar) add_adapted_bar(v);
-    if (call_.task_loss_bar || call_.prediction_bar) add_query_gradient(K, v);
+    if ((call_.task_loss_bar && counts(K)) || call_.prediction_bar) add_query_gradient(K, v);
     if (call_.through_steps) {
       for (int64_t k = K - 1; k >= 0; --k) {
+        if (team_.stopped()) return;
         Sgd::adjoint(team_, call_, k, state_after(k), v, r, u, summed_);
         if (!call_.first_order) {
           if (!call_.keep_tape) support_gradient(k, nullptr);
@@ -280,7 +283,7 @@ class InnerLoop {
       to.add_prediction = true;
       team_.sync();
     }
-    if (call_.task_loss_bar) {
+    if (call_.task_loss_bar && counts(k)) {
       const Real seed = call_.task_loss_bar[task_] * Real(call_.step_weights[k]);
       with_loss(program_.loss, [&](auto layer) { layer.backward(team_, inputs, seed, to); });
     }

@@ -43,11 +43,11 @@ Workspace plan_workspace(const Call<Real>& call) {
   const int64_t p = program.adapted_size;
   ws.phi = layout.add(ws.phi_steps * p);
   ws.states = layout.add(ws.state_steps * p);
-  const int64_t adjoint = call.differentiate || call.vectors ? p : 0;
-  ws.v = layout.add(adjoint);
-  ws.r = layout.add(call.momentum != 0 ? adjoint : 0);
+  const bool adjoint = call.differentiate || call.vectors;
+  ws.v = layout.add(adjoint ? p : 0);
+  ws.r = layout.add(adjoint && call.momentum != 0 ? p : 0);
   // Where no state is kept for the adjoint, its place is free by then.
-  ws.u = call.keep_states ? layout.add(adjoint) : ws.states;
+  ws.u = call.keep_states ? layout.add(adjoint ? p : 0) : ws.states;
   ws.support_fixed = layout.add(fixed(n));
   ws.query_fixed = layout.add(fixed(m));
   ws.fixed_bars = layout.add(fixed(n));

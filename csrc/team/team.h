@@ -9,6 +9,7 @@
 //   int  rank() const;   // this lane, 0 <= rank < size
 //   int  size() const;
 //   void sync();         // all lanes arrive before any leaves; earlier writes become visible
+//   bool stopped();      // whether to leave the task unfinished; all lanes get one answer
 //
 //   // c = init + alpha * (a b + a_more b_more), with a [m, k], b [k, n], c [m, n]; init.data null
 //   // means zero; init may be c itself (accumulate), or a row with row_stride 0 (bias); a_more and

@@ -14,6 +14,10 @@ namespace fastmaml {
 struct TeamShared {
   alignas(64) std::atomic<int32_t> arrived{0};
   alignas(64) std::atomic<uint32_t> generation{0};
+  // Whether to stop: lane 0 asks, and leaves the answer to all. Null: never.
+  bool (*stop)(void* context) = nullptr;
+  void* stop_context = nullptr;
+  bool stopped = false;
 };
 
 }  // namespace fastmaml
@@ -32,6 +36,15 @@ class TeamCpu {
 
   void sync() {
     if (size_ > 1) wait_for_all();
+  }
+
+  bool stopped() {
+    if (!shared_ || !shared_->stop) return false;
+    if (rank_ == 0) shared_->stopped = shared_->stop(shared_->stop_context);
+    sync();
+    const bool stopped = shared_->stopped;
+    sync();  // before it is asked again
+    return stopped;
   }
 
   void gemm(int64_t m, int64_t n, int64_t k, Real alpha, View<const Real> a, View<const Real> b,

@@ -21,8 +21,8 @@ LABELS = torch.int64
 """The dtype of class indices, as in torch."""
 
 
-def integer(name: str, value: Any, *, minimum: int) -> int:
-    """An integer that is at least `minimum`; a bool is none."""
+def integer(name: str, value: Any, *, minimum: int, bits: int | None = None) -> int:
+    """An integer that is at least `minimum`, and below 2**bits; a bool is none."""
     try:
         number = operator.index(value)
     except TypeError:
@@ -31,6 +31,8 @@ def integer(name: str, value: Any, *, minimum: int) -> int:
         raise TypeError(f"{name} must be an integer, got {value!r}")
     if number < minimum:
         raise ValueError(f"{name} must be at least {minimum}, got {number}")
+    if bits is not None and number >= 2**bits:
+        raise ValueError(f"{name} must be below 2**{bits}, got {number}")
     return number
 
 
@@ -38,10 +40,14 @@ def number(name: str, value: Any, *, minimum: float = -math.inf) -> float:
     """A finite number that is at least `minimum`; a bool is none."""
     if not isinstance(value, numbers.Real) or isinstance(value, bool):
         raise TypeError(f"{name} must be a number, got {value!r}")
-    if not math.isfinite(value) or value < minimum:
+    try:
+        number = float(value)
+    except OverflowError:  # an int past what a float holds
+        number = math.inf
+    if not math.isfinite(number) or number < minimum:
         wanted = "finite" if minimum == -math.inf else f"finite and at least {minimum:g}"
         raise ValueError(f"{name} must be {wanted}, got {value!r}")
-    return float(value)
+    return number
 
 
 def flag(name: str, value: Any) -> bool:
@@ -61,10 +67,12 @@ def choice(name: str, value: Any, options: Collection[str]) -> str:
 
 def seed(value: Any) -> int:
     """A seed for dropout's masks, 0..2^32-1."""
-    value = integer("seed", value, minimum=0)
-    if value >= 2**32:
-        raise ValueError(f"seed must be below 2**32, got {value}")
-    return value
+    return integer("seed", value, minimum=0, bits=32)
+
+
+def steps(value: Any) -> int:
+    """K, 0..2^31-1: dropout's masks count two passes a step in 32 bits."""
+    return integer("steps", value, minimum=0, bits=31)
 
 
 def step_weights(value: Sequence[float] | None, steps: int) -> tuple[float, ...]:
@@ -73,7 +81,7 @@ def step_weights(value: Sequence[float] | None, steps: int) -> tuple[float, ...]
         return ()
     try:
         weights = tuple(value)
-    except TypeError:
+    except (TypeError, RuntimeError):  # the latter from nested tensors
         raise TypeError(f"step_weights must be a sequence of numbers, got {value!r}") from None
     if len(weights) != steps + 1:
         raise ValueError(
@@ -111,6 +119,10 @@ def x(name: str, value: Any, *, scalars: bool = False) -> None:
     if 0 in value.shape[:2]:
         what = "task" if value.shape[0] == 0 else "sample"
         raise ValueError(f"{name} must hold at least one {what}, got shape {tuple(value.shape)}")
+    if 0 in value.shape:
+        raise ValueError(
+            f"{name} must hold samples of at least one number, got shape {tuple(value.shape)}"
+        )
 
 
 def samples(
@@ -257,6 +269,7 @@ def _targets(
 
 def _sizes(name: str, size: Any, tasks: int, count: int) -> tuple[int, ...]:
     if isinstance(size, Tensor):
+        tensor(name, size)
         if size.device.type != "cpu":
             raise ValueError(f"{name} must be on the host, got a tensor on {size.device}")
         size = size.tolist()

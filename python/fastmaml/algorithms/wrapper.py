@@ -104,7 +104,7 @@ class MetaLearner(nn.Module):
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be an nn.Module, got {type(model).__name__}")
         self.module = model
-        self.steps = checks.integer("steps", steps, minimum=0)
+        self.steps = checks.steps(steps)
         self.loss = resolve(loss)
         self.first_order = checks.flag("first_order", first_order)
         self.inner_parameters = inner_parameters

@@ -169,7 +169,7 @@ class Bound:
     ) -> InnerLoop:
         """The part of a call that holds no tensor, checked."""
         self._check_parameters()
-        steps = checks.integer("steps", steps, minimum=0)
+        steps = checks.steps(steps)
         return InnerLoop(
             self.program,
             loss,
@@ -244,27 +244,32 @@ class Bound:
             raise TypeError(
                 f"parameters must map names to tensors, got {type(parameters).__name__}"
             )
+        for name, tensor in parameters.items():
+            checks.tensor(f"parameters[{name!r}]", tensor)
         names = tuple(slot.name for slot in self.program.slots)
         if not parameters.keys() <= set(names):
-            known = {name for name, _ in self.model.named_parameters()}
-            for name in parameters:
+            known = dict(self.model.named_parameters())
+            for name, tensor in parameters.items():
                 if name not in known:
                     raise ValueError(
                         f"parameters has {name!r}, which model.named_parameters() has not"
                     )
+                self._check_shape(name, tensor, known[name].shape)
         return tuple(parameters.get(name, tensor) for name, tensor in zip(names, own, strict=True))
 
     def _check_parameters(self) -> None:
         if not self.dtype.is_floating_point:
             raise TypeError(f"the model's parameters must be of a float dtype, got {self.dtype}")
         for slot, parameter in zip(self.program.slots, self.parameters, strict=True):
-            name = f"parameters[{slot.name!r}]"
-            checks.alike(name, parameter, self.dtype, self.device)
-            if parameter.shape not in (slot.shape, (self.tasks, *slot.shape)):
-                raise ValueError(
-                    f"{name} must be {list(slot.shape)} or {[self.tasks, *slot.shape]}, one for "
-                    f"each task, got shape {tuple(parameter.shape)}"
-                )
+            checks.alike(f"parameters[{slot.name!r}]", parameter, self.dtype, self.device)
+            self._check_shape(slot.name, parameter, slot.shape)
+
+    def _check_shape(self, name: str, parameter: Tensor, shape: tuple[int, ...]) -> None:
+        if parameter.shape not in (shape, (self.tasks, *shape)):
+            raise ValueError(
+                f"parameters[{name!r}] must be {list(shape)} or {[self.tasks, *shape]}, one for "
+                f"each task, got shape {tuple(parameter.shape)}"
+            )
 
 
 @cache
@@ -295,7 +300,7 @@ def _chosen(
     if callable(names):
         chosen = named(model, names)
         return tuple(slot.name in chosen for slot in program.slots)
-    patterns = (names,) if isinstance(names, str) else tuple(names)
+    patterns = _patterns(names)
     key = ("chosen", *patterns)
     if key not in program.derived:
         chosen = named(model, patterns)
@@ -319,12 +324,7 @@ def named(model: nn.Module, names: NamePattern | None) -> set[str]:
     if callable(names):
         return {of for name, of in aliases.items() if names(name)}
     chosen: set[str] = set()
-    for pattern in (names,) if isinstance(names, str) else names:
-        if not isinstance(pattern, str):
-            raise TypeError(
-                "inner_parameters must be a name pattern, a list of them or a callable, "
-                f"got {pattern!r}"
-            )
+    for pattern in _patterns(names):
         matches = {of for name, of in aliases.items() if fnmatchcase(name, pattern)}
         if not matches:
             raise ValueError(
@@ -333,3 +333,18 @@ def named(model: nn.Module, names: NamePattern | None) -> set[str]:
             )
         chosen |= matches
     return chosen
+
+
+def _patterns(names: str | Sequence[str]) -> tuple[str, ...]:
+    """One pattern or several, as several."""
+    try:
+        patterns = (names,) if isinstance(names, str) else tuple(names)
+    except (TypeError, RuntimeError):  # the latter from nested tensors
+        patterns = (names,)
+    for pattern in patterns:
+        if not isinstance(pattern, str):
+            raise TypeError(
+                "inner_parameters must be a name pattern, a list of them or a callable, "
+                f"got {pattern!r}"
+            )
+    return patterns

@@ -69,7 +69,7 @@ def _vectors(
     names = {slot.name for slot in slots}
     if vector.keys() != names:
         raise ValueError(
-            f"vector must name the inner parameters {sorted(names)}, got {sorted(vector)}"
+            f"vector must name the inner parameters {sorted(names)}, got {list(vector)}"
         )
     vectors = {}
     for slot in slots:

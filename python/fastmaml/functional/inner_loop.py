@@ -89,6 +89,7 @@ def adapt(
             that runs it as it is.
         BackendError: the backend cannot run this call.
     """
+    checks.flag("expand", expand)
     loss = losses.resolve(loss)
     bound = Bound(model, "support_x", support_x, parameters, backend, loss, support_size)
     options = ("adapt", steps, loss, momentum, first_order, backend)

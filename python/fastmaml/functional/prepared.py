@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from .. import checks, plan
-from ..program import InnerLoop, Inputs, Samples
+from ..program import InnerLoop, Inputs, Loss, Samples
 
 
 class Prepared:
@@ -73,6 +73,9 @@ class Prepared:
                 checks.labels(f"{name}_y", samples, self.loop)
 
 
+_PLAIN = frozenset({type(None), bool, int, float, str, Loss})
+
+
 class _Parts:
     """Which tensors of the support or the query there are."""
 
@@ -106,13 +109,16 @@ def key_of(options: tuple[Any, ...], tensors: Sequence[Any]) -> Hashable | None:
     shapes = [_shape(value) for value in tensors]
     if None in shapes:
         return None
-    # 1, 1.0 and True are equal
-    key = (*options, *map(type, options), *shapes)
-    try:
-        hash(key)
-    except TypeError:
+    if not all(map(_is_plain, options)):
         return None
-    return key
+    # 1, 1.0 and True are equal
+    return (*options, *map(type, options), *shapes)
+
+
+def _is_plain(option: Any) -> bool:
+    """Whether an option is a value that cannot change."""
+    kind = type(option)
+    return kind in _PLAIN or (kind is tuple and all(map(_is_plain, option)))
 
 
 def _shape(value: Any) -> Hashable | None:

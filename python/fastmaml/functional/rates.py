@@ -71,7 +71,10 @@ def _shared(
     cast: Callable[[Tensor], Tensor],
 ) -> Tensor:
     if not isinstance(rate, Tensor):
-        return _constant(checks.number(name, rate, minimum=0.0), dtype, device)
+        rate = checks.number(name, rate, minimum=0.0)
+        if rate > torch.finfo(dtype).max:
+            raise ValueError(f"{name} must be finite in {dtype}, got {rate!r}")
+        return _constant(rate, dtype, device)
     rate = cast(rate)
     checks.alike(name, rate, dtype, device)
     if rate.dim() > 1 or rate.numel() == 0:

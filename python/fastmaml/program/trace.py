@@ -13,6 +13,7 @@ draws at random, and the question whether something is a Tensor, which stand-ins
 
 from __future__ import annotations
 
+import os
 import threading
 import weakref
 
@@ -35,6 +36,10 @@ _refused: weakref.WeakKeyDictionary[nn.Module, list[tuple[tuple[int, ...], Guard
     weakref.WeakKeyDictionary()
 )
 _lock = threading.RLock()  # fx patches nn.Module while it traces
+# A child that is forked meanwhile would keep the patches, and wait for the lock for ever.
+os.register_at_fork(
+    before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release
+)
 
 
 def trace(model: nn.Module, sample_shape: tuple[int, ...]) -> Program:

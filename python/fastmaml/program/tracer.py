@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import operator
 import random
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -81,6 +82,7 @@ class Tracer(fx.Tracer):
         self.called: list[nn.Module] = []
         self.output: Value
         self._model = model
+        self._thread = threading.get_ident()  # fx patches nn.Module for all threads
         self._path: list[tuple[str, nn.Module]] = []
         parameters = zip(model.parameters(), self.builder.parameters, strict=True)
         self._tensors: dict[int, Parameter | Constant] = {
@@ -135,6 +137,8 @@ class Tracer(fx.Tracer):
         kwargs: dict[str, Any],
     ) -> Any:
         """Trace through a module, by the forward of its class."""
+        if threading.get_ident() != self._thread:
+            return forward(*args, **kwargs)
         path = (self.submodule_paths or {}).get(m)
         if path is None:
             raise self.error(
@@ -160,7 +164,7 @@ class Tracer(fx.Tracer):
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
         """What a forward gets for self.weight, where it is a tensor: a stand-in."""
-        if isinstance(attr_val, Tensor):
+        if isinstance(attr_val, Tensor) and threading.get_ident() == self._thread:
             return self._stand_in("get_attr", attr, self._operand(attr_val))
         return attr_val
 

@@ -107,7 +107,10 @@ class RunRecipe(Recipe):
         call, slots, query = self._call, loop.program.slots, inputs.query
         if cotangents is not None and wanted:
             call.differentiate = True
-            call.through_steps = any(not key.startswith("query_") for key in wanted)
+            # The query's own gradients need the inner steps where losses between them count.
+            call.through_steps = any(map(loop.step_weight, range(loop.steps))) or any(
+                not key.startswith("query_") for key in wanted
+            )
             if cotangents.task_loss is not None:
                 call.task_loss_bar = self._given()
             if cotangents.prediction is not None:

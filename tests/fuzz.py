@@ -1,0 +1,226 @@
+"""Random calls of the functional API: each agrees with plain PyTorch, or is refused by name.
+
+`python tests/fuzz.py COUNT [FIRST]` checks the calls of seeds FIRST.. and prints what failed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import math
+import re
+import sys
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import fastmaml
+import torch
+from fastmaml import BackendError, functional
+from oracle import largest
+from plain_calls import Results, plain, with_gradients
+from random_calls import Call, random_call
+from torch import Tensor, nn
+
+Runs = Callable[[Call], Results]
+PACKAGE = str(Path(fastmaml.__file__).parent)
+REFUSALS = (TypeError, ValueError, BackendError)  # a TraceError is a ValueError
+
+
+def check(seed: int) -> str:
+    """Checks one call; returns what became of it: "agrees", "refused" or "compared".
+
+    A valid call must agree with plain PyTorch; with dropout, and where a spoilt call is accepted,
+    the executors must agree with each other. What is refused must be refused by name.
+
+    Raises:
+        AssertionError: neither is so.
+    """
+    call = random_call(seed)
+    try:
+        actual = run(call)
+    except REFUSALS as error:
+        check_refusal(call, error)
+        return "refused"
+    dtype = next((p.dtype for p in call.arguments["model"].parameters()), None)
+    if dtype not in (torch.float32, torch.float64):
+        return "compared"
+    if call.spoilt or has_dropout(call):
+        if "seed" not in call.arguments or call.arguments["seed"] is None:
+            return "compared"
+        other = Call(call.name, {**call.arguments, "backend": "reference"})
+        compare(other, actual, run, dtype)
+        return "compared"
+    compare(call, actual, plain, dtype)
+    return "agrees"
+
+
+def is_expected(call: Call, error: Exception) -> bool:
+    """Whether a call that was drawn as valid asks for what is documented not to be."""
+    reasons = ("nothing is left to adapt", "BatchNorm", "backend='native': it computes in float32")
+    named = ("matches none", "vector must name the inner parameters", "every adapted parameter")
+    return any(reason in str(error) for reason in reasons + named) or (
+        # only adapted parameters may differ between tasks
+        "parameters" in str(error) and "one for each task" in str(error)
+    )
+
+
+def check_refusal(call: Call, error: Exception) -> None:
+    """There is a reason; the error is raised by fastmaml itself, and names an argument."""
+    assert call.spoilt or is_expected(call, error), f"refused a valid call: {error}"
+    *_, frame = traceback.extract_tb(error.__traceback__)
+    assert frame.filename.startswith(PACKAGE), f"not raised by fastmaml: {error!r}"
+    names = {*call.arguments, "model", "lr", "support_y", "query_y", "cannot trace"}
+    named = any(re.search(rf"\b{name}\b", str(error)) for name in names)
+    assert named, f"names no argument: {error!r}"
+
+
+# --- results --------------------------------------------------------------------------------------
+
+
+def run(call: Call) -> Results:
+    """What fastmaml returns, and the gradients of a sum of it."""
+    results = getattr(functional, call.name)(**call.arguments)
+    return with_gradients(call, as_dict(results))
+
+
+def as_dict(results: Any) -> Results:
+    if isinstance(results, Tensor):
+        return {"prediction": results}
+    return dict(results._asdict() if hasattr(results, "_asdict") else results)
+
+
+def tensors_of(call: Call) -> Iterator[Tensor]:
+    """Every dense tensor among the arguments and the parameters."""
+    for value in call.arguments.values():
+        if isinstance(value, nn.Module):
+            yield from value.parameters()
+        for item in value.values() if isinstance(value, Mapping) else [value]:
+            if isinstance(item, Tensor) and item.device.type == "cpu" and is_plain(item):
+                yield item
+
+
+def is_plain(tensor: Tensor) -> bool:
+    return tensor.layout is torch.strided and not tensor.is_nested
+
+
+# --- comparison -----------------------------------------------------------------------------------
+
+
+def compare(call: Call, actual: Results, runs: Runs, dtype: torch.dtype) -> None:
+    """The same numbers as `runs` finds in float64, up to rounding: within a small tolerance, or
+    within the problem's own sensitivity.
+
+    Where NaN, infinities or overflow are about, finite predictions must agree; what comes of a
+    gradient is not looked at: what of it is NaN depends on the order of differentiation.
+    """
+    exact = runs(cast(call, torch.float64))
+    assert actual.keys() == exact.keys(), (actual.keys(), exact.keys())
+    bound = math.sqrt(torch.finfo(dtype).max)
+    if not all(is_tame(tensor, bound) for tensor in (*tensors_of(call), *exact.values())):
+        exact = {"prediction": exact["prediction"]} if call.name == "predict" else {}
+    scale = max((largest_finite(v) for k, v in exact.items() if k.startswith("grad")), default=0.0)
+
+    def magnitude(name: str) -> float:
+        # what cancels has no digits of its own
+        floor = 1e-3 * max(1.0, scale if name.startswith("grad") else 0.0)
+        return max(largest_finite(exact[name]), floor)
+
+    allowed = dict.fromkeys(exact, 1e-9 if dtype is torch.float64 else 1e-3)
+    errors = {}
+    for name, reference in exact.items():
+        value = actual[name].double()
+        assert value.shape == reference.shape, (name, value.shape, reference.shape)
+        errors[name] = error(value, reference.double(), magnitude(name), bound)
+    if all(errors[name] <= allowed[name] for name in errors):
+        return
+    for other in nudged(call, dtype, runs):
+        for name, reference in exact.items():
+            moved = error(other[name].double(), reference.double(), magnitude(name), bound)
+            allowed[name] = max(allowed[name], 100 * moved)
+    wrong = {name: (errors[name], allowed[name]) for name in errors}
+    wrong = {name: pair for name, pair in wrong.items() if not pair[0] <= pair[1]}
+    assert not wrong, f"(error, allowed): {wrong}"
+
+
+def is_tame(tensor: Tensor, bound: float) -> bool:
+    """Whether all numbers are finite and within the bound."""
+    return not tensor.is_floating_point() or bool((tensor.detach().abs() <= bound).all())
+
+
+def error(value: Tensor, reference: Tensor, magnitude: float, bound: float) -> float:
+    """The largest difference over the magnitude, where the reference is within the bound."""
+    difference = (value - reference)[reference.abs() <= bound]
+    return largest(difference) / magnitude if difference.numel() else 0.0
+
+
+def largest_finite(tensor: Tensor) -> float:
+    finite = tensor[tensor.isfinite()]
+    return largest(finite.double()) if finite.numel() else 0.0
+
+
+def nudged(call: Call, dtype: torch.dtype, runs: Runs) -> Iterator[Results]:
+    """Results for inputs that are moved by about a unit in the last place of `dtype`."""
+    for seed in range(3):
+        generator = torch.Generator().manual_seed(seed)
+
+        def nudge(tensor: Tensor, generator: torch.Generator = generator) -> Tensor:
+            if not tensor.is_floating_point() or tensor.device.type != "cpu":
+                return tensor
+            units = torch.randint(-1, 2, tensor.shape, generator=generator)
+            return tensor * (1 + torch.finfo(dtype).eps * units)
+
+        yield runs(cast(call, torch.float64, nudge))
+
+
+def cast(call: Call, dtype: torch.dtype, change: Any = lambda tensor: tensor) -> Call:
+    """The same call with its float tensors in another dtype, and leaves of its own."""
+
+    def one(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            if not value.is_floating_point():
+                return value
+            moved = change(value.detach().to(dtype))
+            return moved.clone().requires_grad_(value.requires_grad)
+        if isinstance(value, nn.Module) and any(True for _ in value.parameters()):
+            module = copy.deepcopy(value).to(dtype)
+            for parameter in module.parameters():
+                parameter.data = change(parameter.data)
+            return module
+        if isinstance(value, Mapping):
+            return {key: one(item) for key, item in value.items()}
+        return value
+
+    return Call(call.name, {name: one(value) for name, value in call.arguments.items()})
+
+
+def has_dropout(call: Call) -> bool:
+    return any(isinstance(m, nn.Dropout) and m.training for m in call.arguments["model"].modules())
+
+
+def main(count: int, first: int = 0) -> int:
+    """Checks calls and prints those that fail; returns how many did."""
+    torch.set_num_threads(1)
+    outcomes: dict[str, int] = {}
+    began = time.monotonic()
+    for seed in range(first, first + count):
+        try:
+            outcome = check(seed)
+        except Exception as failure:
+            outcome = "FAILED"
+            *_, frame = traceback.extract_tb(failure.__traceback__)
+            summary = "".join(traceback.format_exception_only(failure)).strip()[:600]
+            summary = f"{Path(frame.filename).name}:{frame.lineno}: {summary}"
+            with contextlib.suppress(Exception):
+                print(f"seed {seed}: {str(random_call(seed))[:1500]}\n    {summary}", flush=True)
+        outcomes[outcome] = outcomes.get(outcome, 0) + 1
+    print(f"{count} calls from seed {first} in {time.monotonic() - began:.0f} s: {outcomes}")
+    return outcomes.get("FAILED", 0)
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    sys.exit(main(*map(int, sys.argv[1:])) > 0)
