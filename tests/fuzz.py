@@ -170,7 +170,7 @@ def nudged(call: Call, dtype: torch.dtype, runs: Runs) -> Iterator[Results]:
         def nudge(tensor: Tensor, generator: torch.Generator = generator) -> Tensor:
             if not tensor.is_floating_point() or tensor.device.type != "cpu":
                 return tensor
-            units = torch.randint(-1, 2, tensor.shape, generator=generator)
+            units = torch.randint(-1, 2, tensor.shape, generator=generator).to(tensor.dtype)
             return tensor * (1 + torch.finfo(dtype).eps * units)
 
         yield runs(cast(call, torch.float64, nudge))
