@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+import weakref
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import cache, lru_cache
@@ -25,7 +26,12 @@ NamePattern: TypeAlias = "str | Sequence[str] | Callable[[str], bool]"
 
 
 _MOST_PREPARED = 256
-"""Of one program; past that the shapes probably never come again."""
+"""Of one model; past that the shapes probably never come again."""
+
+_prepared: weakref.WeakKeyDictionary[nn.Module, dict[Hashable, Prepared]] = (
+    weakref.WeakKeyDictionary()
+)
+_NONE: dict[Hashable, Prepared] = {}
 
 
 class Bound:
@@ -108,9 +114,11 @@ class Bound:
             return None
         if sizes.count(None) < len(sizes):
             return None
-        options = (*options, inner_parameters, self.trainable)
-        self._key = key_of(options, (lr, *data, *self.parameters))
-        prepared = None if self._key is None else self.program.derived.get(self._key)
+        key = key_of((*options, inner_parameters, self.trainable), (lr, *data, *self.parameters))
+        if key is None:
+            return None
+        self._key = (self.program, key)
+        prepared = _prepared.get(self.model, _NONE).get(self._key)
         if prepared is None:
             return None
         rates = self.rates(lr, prepared.loop) if prepared.loop.steps else ()
@@ -127,9 +135,10 @@ class Bound:
         )
         prepared = Prepared(loop, inputs, self.backend, given_rates)
         if self._key is not None:
-            if len(self.program.derived) >= _MOST_PREPARED:
-                self.program.derived.clear()
-            self.program.derived[self._key] = prepared
+            of_model = _prepared.setdefault(self.model, {})
+            if len(of_model) >= _MOST_PREPARED:
+                of_model.clear()
+            of_model[self._key] = prepared
         return prepared, inputs.flat()
 
     def cast(self, value: Any) -> Any:

@@ -1,8 +1,8 @@
 """Calls prepared once: what all calls with the same options and shapes of tensors share.
 
 Checks of shapes, the choice of the executor and its own preparations depend on nothing else. So
-the first such call makes a `Prepared` and the program keeps it; later ones look it up by a key,
-which costs a few microseconds where the checks cost a hundred.
+the first such call makes a `Prepared`, kept as long as the model, and later ones look it up by a
+key, which costs a few microseconds where the checks cost a hundred.
 """
 
 from __future__ import annotations

@@ -98,7 +98,8 @@ class Program:
     slots: tuple[Slot, ...]
     output: int
     derived: dict[Any, Any] = field(default_factory=dict, repr=False)
-    """What others derived from this program and keep as long as it lives, under their own keys."""
+    """What others derived from this program and keep as long as it lives, under their own keys.
+    Nothing here may refer to the program."""
 
     def features(self, value: int) -> int:
         """How many numbers a sample of `value` holds."""
