@@ -112,7 +112,7 @@ class Bound:
         """
         if not self.is_traced or self.autocast or callable(inner_parameters):
             return None
-        if sizes.count(None) < len(sizes):
+        if any(size is not None for size in sizes):
             return None
         key = key_of((*options, inner_parameters, self.trainable), (lr, *data, *self.parameters))
         if key is None:
