@@ -24,9 +24,10 @@ def look(run: Pass, arguments: Arguments, axes: Axes, times: int) -> int:
             parameter of the model nor an input; or a function of it is differentiable once, which
             torch.autograd.grad takes for a zero second derivative.
     """
-    value, (moving, resting, constant) = _record(run, arguments, axes)
+    value, leaves = _record(run, arguments, axes)
+    moving, resting, constant = leaves
     if times == 0 or not value.requires_grad:
-        return _saved_bytes(value)
+        return _saved_bytes(leaves, value)
     own = [*moving.values(), *resting.values(), *constant.values()]
     for node in _nodes(value):
         leaf = getattr(node, "variable", None)
@@ -36,17 +37,17 @@ def look(run: Pass, arguments: Arguments, axes: Axes, times: int) -> int:
                 "grad and is neither a parameter of the model nor an input of the call, so its "
                 "gradient would be lost; detach it, or make it a parameter of the model"
             )
-    leaves = list(moving.values())
-    if times == 1 or not leaves:
-        return _saved_bytes(value)
-    gradients = torch.autograd.grad(value, leaves, create_graph=True, allow_unused=True)
+    if times == 1 or not moving:
+        return _saved_bytes(leaves, value)
+    moved = list(moving.values())
+    gradients = torch.autograd.grad(value, moved, create_graph=True, allow_unused=True)
     if any(node.name() == "torch::autograd::Error" for node in _nodes(*gradients)):
         functions = ", ".join(_python_functions(value))
         raise BackendError(
             f"PyTorch cannot differentiate {type(run.program.module).__name__} twice: one of its "
             f"autograd.Functions ({functions}) is marked once_differentiable"
         )
-    return _saved_bytes(value, *gradients)
+    return _saved_bytes(leaves, value, *gradients)
 
 
 def python_functions(run: Pass, arguments: Arguments, axes: Axes) -> list[str]:
@@ -77,8 +78,10 @@ def _record(
     return value, leaves
 
 
-def _saved_bytes(*ends: Tensor | None) -> int:
-    """Of all storages that the graph of these tensors refers to."""
+def _saved_bytes(leaves: tuple[Tensors, ...], *ends: Tensor | None) -> int:
+    """Of all storages that the graph of these tensors refers to, beside those of the leaves: these
+    are there whatever is kept, and may be parts of larger ones."""
+    there = {tensor.untyped_storage().data_ptr() for part in leaves for tensor in part.values()}
     storages = {}
     for node in _nodes(*ends):
         names = [name for name in dir(node) if name.startswith("_saved_")]
@@ -87,7 +90,7 @@ def _saved_bytes(*ends: Tensor | None) -> int:
             if isinstance(tensor, Tensor):
                 storage = tensor.untyped_storage()
                 storages[storage.data_ptr()] = storage.nbytes()
-    return sum(storages.values())
+    return sum(size for pointer, size in storages.items() if pointer not in there)
 
 
 def _python_functions(value: Tensor) -> list[str]:

@@ -1,4 +1,4 @@
-"""The gears: ways to differentiate a `Pass`, the fastest first.
+"""The gears: ways to differentiate a `Pass`, from all tasks at once to one after another.
 
 All differentiation of a pass stays inside of the vmap. From outside of it, torch.func is wrong in
 silence through norms (tests/test_norm_faults.py).

@@ -19,8 +19,8 @@ from .gradients import ChunkGradients
 from .objective import Tensors
 from .trial import GRADIENT, TANGENT, VALUE, Choice, choose
 
-GRAPH_BYTES = 32 * 2**20
-"""The memory that graphs of single steps may take, as the native executor's tapes may."""
+GRAPH_BYTES = 96 * 2**20
+"""The memory that graphs of single steps may take, as the tasks of a chunk may (`chunks`)."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,8 @@ class Choices:
         if chunk.inputs.query is not None:
             call = chunk.query(phi, loop.steps)
             order = GRADIENT if call.is_differentiated else VALUE
-            query = choose(call.run, order, call.arguments, call.axes)
+            is_batched = None if inner is None else inner.gear.is_batched
+            query = choose(call.run, order, call.arguments, call.axes, is_batched)
         return cls(inner, query)
 
 

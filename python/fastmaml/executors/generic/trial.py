@@ -1,4 +1,4 @@
-"""Which gear runs a pass: the first that agrees with task-by-task double backward.
+"""Which gear runs a pass: the fastest that agrees with task-by-task double backward.
 
 Tried on the first tasks of a call, once for each model, loss and shape, and remembered as long as
 the model and the loss live. The check is in float64, on copies, so that a wrong second derivative
@@ -8,6 +8,7 @@ shows; where the module does not run in float64, in its own dtype with a toleran
 from __future__ import annotations
 
 import math
+import time
 import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -43,26 +44,39 @@ class Choice:
 
     gear: Gear
     passed_over: Mapping[str, str]
-    """Why not the faster gears, by name."""
+    """Why not the other gears, by name."""
     task_bytes: int
     """What autograd keeps of one task's pass."""
 
 
-def choose(run: Pass, order: int, arguments: Arguments, axes: Axes) -> Choice:
+def choose(
+    run: Pass, order: int, arguments: Arguments, axes: Axes, is_batched: bool | None = None
+) -> Choice:
     """The gear for a pass that is differentiated `order` times.
+
+    Args:
+        run: the pass.
+        order: VALUE, GRADIENT or TANGENT.
+        arguments: of all tasks of the call, or of those with as many samples.
+        axes: theirs.
+        is_batched: whether the other passes of the call run all tasks of a chunk side by side, or
+            each alone; None: there are no others yet.
 
     Raises:
         BackendError: PyTorch cannot differentiate it so often, or it is not the same function
             every time.
         Exception: what forward or the loss raises.
     """
-    memory, key = _memory(run.program, run.loss), _key(run, order, arguments, axes)
+    tasks = 1 if is_batched is False else len(arguments[2]["task"])
+    # how much there is to gain from many tasks at once, which need not be said exactly
+    key = (*_key(run, order, arguments, axes), tasks.bit_length(), is_batched)
+    memory = _memory(run.program, run.loss)
     choice = memory.get(key)
     if choice is None:
         few = task_of(arguments, axes, slice(0, TASKS))
         if order > VALUE:
             few = (*few[:2], _with_bars_of_one(few[2]))
-        choice, is_conclusive = _try_gears(run, order, few, axes)
+        choice, is_conclusive = _try_gears(run, order, few, axes, tasks, is_batched)
         if is_conclusive:
             memory[key] = choice
         if order > VALUE:
@@ -71,7 +85,7 @@ def choose(run: Pass, order: int, arguments: Arguments, axes: Axes) -> Choice:
 
 
 def describe(program: ModuleProgram) -> str | None:
-    """The gear that is remembered of a program's derivatives, and why not a faster one."""
+    """The gear that is remembered of a program's derivatives, and why not another."""
     known = {}
     for memory in _memories.get(program, {}).values():
         known |= {key[0]: choice for key, choice in memory.items() if key[0] > VALUE}
@@ -81,7 +95,9 @@ def describe(program: ModuleProgram) -> str | None:
     return choice.gear.name + reasons(choice.passed_over)
 
 
-def _try_gears(run: Pass, order: int, few: Arguments, axes: Axes) -> tuple[Choice, bool]:
+def _try_gears(
+    run: Pass, order: int, few: Arguments, axes: Axes, tasks: int, is_batched: bool | None
+) -> tuple[Choice, bool]:
     """The choice, and whether its check says something: with a NaN in the data it does not."""
     DOUBLE_BACKWARD.value(run, few, axes)  # what the user's own code raises comes through here
     try:
@@ -107,17 +123,57 @@ def _try_gears(run: Pass, order: int, few: Arguments, axes: Axes) -> tuple[Choic
     if order == TANGENT and double is not few:
         _compare_with_finite_differences(run, double, axes, exact)
     passed_over: dict[str, str] = {}
-    choice = DOUBLE_BACKWARD
+    right = [DOUBLE_BACKWARD]
     for gear in GEARS[:-1]:
         reason = _fault(gear, run, order, double, axes, exact, tolerance)
         if reason is None and double is not few:  # right: does it run in its own dtype too?
             reason = _fault(gear, run, order, few, axes, own, math.inf)
         if reason is None:
-            choice = gear
-            break
-        passed_over[gear.name] = reason
+            right.append(gear)
+        else:
+            passed_over[gear.name] = reason
+    if is_batched is not None:
+        right = [gear for gear in right if gear.is_batched == is_batched] or right
+    seconds = {gear: seconds_a_task(gear, run, order, few, axes, tasks) for gear in right}
+    choice = min(seconds, key=seconds.get)
+    for gear in right:
+        if gear is not choice:
+            ratio = seconds[gear] / max(seconds[choice], 1e-9)
+            passed_over[gear.name] = f"it takes {ratio:.1f} times as long"
     is_conclusive = all(bool(t.isfinite().all()) for t in tree_leaves(exact))
     return Choice(choice, MappingProxyType(passed_over), task_bytes), is_conclusive
+
+
+def seconds_a_task(
+    gear: Gear, run: Pass, order: int, few: Arguments, axes: Axes, tasks: int
+) -> float:
+    """What a pass of `tasks` tasks will take, over their number: the time of one that a chunk
+    shares, and that by which each more task lengthens it."""
+    one = task_of(few, axes, slice(0, 1))
+    first = _seconds(gear, run, order, one, axes)
+    if not gear.is_batched or tasks == 1:
+        return first
+    more = max(0.0, _seconds(gear, run, order, few, axes) - first)
+    return more + max(0.0, first - more) / tasks
+
+
+def _seconds(gear: Gear, run: Pass, order: int, few: Arguments, axes: Axes) -> float:
+    """Of a pass as the inner loop runs it: its gradient, and the tangent of that if it is asked
+    for; the shortest of three."""
+
+    def once() -> float:
+        start = time.perf_counter()
+        if order == TANGENT and gear.record is not None:
+            _, tangent = gear.record(run, few, axes)
+            tangent(_direction(few))
+        elif order == TANGENT:
+            gear.gradient(run, few, axes)
+            gear.tangent(run, few, axes, _direction(few))
+        else:
+            _evaluate(gear, run, order, few, axes)
+        return time.perf_counter() - start
+
+    return min(once() for _ in range(3))
 
 
 def _fault(
