@@ -39,7 +39,8 @@ class Worker {
   // Until the job has ended; meanwhile calls poll(context) now and then, if there is one.
   void wait(void (*poll)(void*), void* context) {
     constexpr std::chrono::milliseconds interval{50};
-    if (spin_while(State::running)) return;
+    // Jobs end nearly together, and to be woken takes longer than the rest of most.
+    if (spin_while(State::running, 5000)) return;
     std::unique_lock lock(mutex_);
     const auto has_ended = [this] { return state_.load(std::memory_order_acquire) == State::idle; };
     while (!ended_.wait_for(lock, interval, has_ended)) {
@@ -54,7 +55,8 @@ class Worker {
 
   void loop() {
     for (;;) {
-      if (!spin_while(State::idle)) state_.wait(State::idle, std::memory_order_acquire);
+      // One job often follows another, but an idle thread must leave the core to others.
+      if (!spin_while(State::idle, 200)) state_.wait(State::idle, std::memory_order_acquire);
       function_(context_, index_);
       {
         const std::lock_guard lock(mutex_);
@@ -64,10 +66,10 @@ class Worker {
     }
   }
 
-  // Who waits spins for a few microseconds before it parks: the lanes of a job end nearly
-  // together, and one job often follows another, but an idle thread must leave the core to others.
-  bool spin_while(State state) const {
-    for (int spins = 0; spins < 200; ++spins) {
+  // Whether the state has changed before it was looked at so often; 200 looks take a few
+  // microseconds.
+  bool spin_while(State state, int times) const {
+    for (int spins = 0; spins < times; ++spins) {
       if (state_.load(std::memory_order_acquire) != state) return true;
       pause();
     }

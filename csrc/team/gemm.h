@@ -80,7 +80,7 @@ void cover(const Product<Real>& p) {
   }
   Runs rows(p.m, Tile::rows_beside(static_cast<int>(columns[0])));
   for (int64_t s = 0, j = 0; j < all_columns; j += columns[s++]) {
-    if (s == columns.longer) rows = Runs(p.m, Tile::rows_beside(static_cast<int>(columns[s])));
+    if (s && s == columns.longer) rows = Runs(p.m, Tile::rows_beside(static_cast<int>(columns[s])));
     for (int64_t r = 0, i = 0; i < p.m; i += rows[r++]) {
       tiles.run[rows[r] - 1][columns[s] - 1](p, i, j * width);
     }
@@ -150,7 +150,6 @@ void plain(const Product<Real>& p) {
 // The lane's share of c: of its rows or of its columns, whichever are more.
 template <class Real, class Tile>
 Product<Real> share(const Product<Real>& p, int rank, int size) {
-  if (size == 1) return p;
   constexpr int64_t width = Tile::column_width;
   const int64_t columns = ceil_div(p.n, width);
   if (p.m >= columns) {
@@ -188,11 +187,25 @@ FM_INLINE bool outer_fits(const Product<Real>& p) {
   return p.b.col_stride == 1 && p.c.col_stride == 1 && init;
 }
 
+// Whether they can run along i, in the mirror.
+template <class Real>
+FM_INLINE bool mirror_fits(const Product<Real>& p) {
+  if (p.m == 1) return true;
+  const bool init = p.init.row_stride == 0 || p.init.row_stride == 1;
+  return p.a.row_stride == 1 && p.c.row_stride == 1 && init;
+}
+
 // The share of `count` lanes that do work.
 template <class Real>
 FM_INLINE double filled(int64_t count) {
   constexpr int width = Vec<Real>::width;
   return double(count) / double(ceil_div(count, width) * width);
+}
+
+template <class Real, class Tile>
+FM_INLINE void cover_share(const Product<Real>& p, int rank, int size) {
+  if (size == 1) return cover<Real, Tile>(p);
+  cover<Real, Tile>(share<Real, Tile>(p, rank, size));
 }
 
 // Computes the part of c that falls to lane `rank` of `size`. init.data null means zero.
@@ -205,20 +218,17 @@ void gemm(Product<Real> p, int rank, int size) {
   if (p.k > 1 && p.a.col_stride == 1 && p.b.row_stride == 1) {
     const bool c_fits = p.c.col_stride == 1 && (p.init.col_stride == 0 || p.init.col_stride == 1);
     if (c_fits && p.k <= pack_depth && p.n >= Vec<Real>::width) {
-      pack_and_cover(share<Real, Outer>(p, rank, size));
-    } else {
-      cover<Real, Dot>(share<Real, Dot>(p, rank, size));
+      return pack_and_cover(size == 1 ? p : share<Real, Outer>(p, rank, size));
     }
-    return;
+    return cover_share<Real, Dot>(p, rank, size);
   }
-  const Product<Real> mirror = transposed(p);
-  const bool fits = outer_fits(p), mirror_fits = outer_fits(mirror);
-  if (fits && !(mirror_fits && filled<Real>(p.m) > filled<Real>(p.n))) {
-    cover<Real, Outer>(share<Real, Outer>(p, rank, size));
-  } else if (mirror_fits) {
-    cover<Real, Outer>(share<Real, Outer>(mirror, rank, size));
+  const bool fits = outer_fits(p), other_fits = mirror_fits(p);
+  if (fits && !(other_fits && filled<Real>(p.m) > filled<Real>(p.n))) {
+    cover_share<Real, Outer>(p, rank, size);
+  } else if (other_fits) {
+    cover_share<Real, Outer>(transposed(p), rank, size);
   } else {
-    plain(share<Real, Dot>(p, rank, size));
+    plain(size == 1 ? p : share<Real, Dot>(p, rank, size));
   }
 }
 

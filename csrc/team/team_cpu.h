@@ -105,11 +105,11 @@ class TeamCpu {
     return {blocks.begin * block, blocks.end * block < count ? blocks.end * block : count};
   }
 
-  // N times `partials` sums that stay in registers.
-  template <int N>
+  // N times `count` sums that stay in registers.
+  template <int N, int count>
   struct Sums {
     using V = Vec<Real>;
-    static constexpr int vectors = partials / V::width;
+    static constexpr int vectors = count / V::width;
     V sums[N][vectors];
 
     FM_INLINE Sums() {
@@ -118,7 +118,7 @@ class TeamCpu {
       }
     }
 
-    // Adds f(l) to the sums l = 0..partials-1.
+    // Adds f(l) to the sums l = 0..count-1.
     template <class F>
     FM_INLINE void add_block(F f) {
 #pragma GCC unroll 8
@@ -144,7 +144,7 @@ class TeamCpu {
       return sum(all);
     }
 
-    FM_INLINE void store(Real (&to)[N][partials]) const {
+    FM_INLINE void store(Real (&to)[N][count]) const {
       for (int t = 0; t < N; ++t) {
         for (int v = 0; v < vectors; ++v) sums[t][v].store(to[t] + v * V::width);
       }
@@ -159,7 +159,7 @@ class TeamCpu {
       Terms<Real, N> total = {};
       int64_t e = 0;
       if (count >= partials) {
-        Sums<N> sums;
+        Sums<N, partials> sums;
         for (; e + partials <= count; e += partials) {
           sums.add_block([&](int l) FM_ALWAYS_INLINE { return f(g, e + l); });
         }
@@ -174,35 +174,41 @@ class TeamCpu {
     }
   }
 
-  // A block of groups at a time, each group's elements one after another.
+  // A block of groups at a time, or a vector of them, or one; each group's elements one after
+  // another.
   template <int N, class F, class Sink>
   FM_INLINE void reduce_columns(int64_t groups, int64_t count, F f, Sink sink) {
+    constexpr int width = Vec<Real>::width;
     const Range blocks = part(ceil_div(groups, partials), size_, rank_);
-    for (int64_t first = blocks.begin * partials; first < blocks.end * partials;
-         first += partials) {
-      const int64_t width = groups - first < partials ? groups - first : partials;
-      Real totals[N][partials] = {};
-      if (width == partials) {
-        Sums<N> sums;
-        for (int64_t e = 0; e < count; ++e) {
-          sums.add_block([&](int l) FM_ALWAYS_INLINE { return f(first + l, e); });
-        }
-        sums.store(totals);
-      } else {
-        for (int64_t e = 0; e < count; ++e) {
-          for (int64_t l = 0; l < width; ++l) {
-            const Terms<Real, N> terms = f(first + l, e);
+    const int64_t end = blocks.end * partials < groups ? blocks.end * partials : groups;
+    int64_t g = blocks.begin * partials;
+    for (; g + partials <= end; g += partials) sum_columns<N, partials>(g, count, f, sink);
+    for (; g + width <= end; g += width) sum_columns<N, width>(g, count, f, sink);
+    for (; g < end; ++g) {
+      Terms<Real, N> total = {};
+      for (int64_t e = 0; e < count; ++e) {
+        const Terms<Real, N> terms = f(g, e);
 #pragma GCC unroll 4
-            for (int t = 0; t < N; ++t) totals[t][l] += terms.value[t];
-          }
-        }
+        for (int t = 0; t < N; ++t) total.value[t] += terms.value[t];
       }
-      for (int64_t l = 0; l < width; ++l) {
-        Terms<Real, N> total;
+      sink(g, total);
+    }
+  }
+
+  // Those of the groups first..first+columns-1.
+  template <int N, int columns, class F, class Sink>
+  FM_INLINE void sum_columns(int64_t first, int64_t count, F f, Sink sink) {
+    Sums<N, columns> sums;
+    for (int64_t e = 0; e < count; ++e) {
+      sums.add_block([&](int l) FM_ALWAYS_INLINE { return f(first + l, e); });
+    }
+    Real totals[N][columns];
+    sums.store(totals);
+    for (int l = 0; l < columns; ++l) {
+      Terms<Real, N> total;
 #pragma GCC unroll 4
-        for (int t = 0; t < N; ++t) total.value[t] = totals[t][l];
-        sink(first + l, total);
-      }
+      for (int t = 0; t < N; ++t) total.value[t] = totals[t][l];
+      sink(first + l, total);
     }
   }
 

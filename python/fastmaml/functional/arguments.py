@@ -114,17 +114,19 @@ class Bound:
             return None
         if any(size is not None for size in sizes):
             return None
-        key = key_of((*options, inner_parameters, self.trainable), (lr, *data, *self.parameters))
+        key = key_of((*options, inner_parameters), (lr, *data, *self.parameters))
         if key is None:
             return None
-        self._key = (self.program, key)
+        self._key = (self.program, self.trainable, key)
         prepared = _prepared.get(self.model, _NONE).get(self._key)
         if prepared is None:
             return None
-        rates = self.rates(lr, prepared.loop) if prepared.loop.steps else ()
+        rates = prepared.numbers
+        if rates is None:
+            rates = [rate for rate in self.rates(lr, prepared.loop) if rate is not None]
         return prepared, [
             *self.parameters,
-            *[rate for rate in rates if rate is not None],
+            *rates,
             *[tensor for tensor in data if tensor is not None],
         ]
 

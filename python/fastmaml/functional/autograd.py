@@ -16,12 +16,12 @@ from typing import Any, NoReturn, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
-from torch._functorch.utils import unwrap_dead_wrappers
 from torch.autograd import Function, forward_ad
 
 from .calls import ProductCall, RunCall
 
 _transforms_are_active = torch._C._are_functorch_transforms_active
+_unwrap_if_dead = torch._C._functorch.unwrap_if_dead
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -74,7 +74,8 @@ class _Function(Function):
         longer than all the rest, and only torch.func needs it."""
         if _transforms_are_active():
             return super().apply(*args)
-        return super(Function, cls).apply(*unwrap_dead_wrappers(args))
+        alive = [_unwrap_if_dead(arg) if isinstance(arg, Tensor) else arg for arg in args]
+        return super(Function, cls).apply(*alive)
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> NoReturn:
@@ -105,7 +106,7 @@ class Run(_Function):
     @staticmethod
     @eager
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
-        tensors = ctx.saved_tensors
+        tensors = ctx.saved_tensors  # raises where one was overwritten, whether it is read or not
         needed = ctx.needs_input_grad
         if all(cotangent is None for cotangent in cotangents):
             return (None,) * len(needed)

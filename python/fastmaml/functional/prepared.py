@@ -36,6 +36,8 @@ class Prepared:
     ) -> None:
         self.loop = loop
         self._given_rates = given_rates
+        self.numbers = None if given_rates else [rate for rate in inputs.rates if rate is not None]
+        """The rates, where they are numbers and so the same in every call."""
         self.executor: ModuleType = plan.choose(loop, inputs, backend)
         self.memo: dict[Any, Any] = {}
         """The executor's."""
@@ -107,12 +109,11 @@ def key_of(options: tuple[Any, ...], tensors: Sequence[Any]) -> Hashable | None:
         tensors: tensors and None, or mappings of names to numbers and tensors.
     """
     shapes = [_shape(value) for value in tensors]
-    if None in shapes:
+    types = tuple(map(type, options))
+    if None in shapes or not (_PLAIN.issuperset(types) or all(map(_is_plain, options))):
         return None
-    if not all(map(_is_plain, options)):
-        return None
-    # 1, 1.0 and True are equal
-    return (*options, *map(type, options), *shapes)
+    # the types too, since 1, 1.0 and True are equal
+    return (*options, *types, *shapes)
 
 
 def _is_plain(option: Any) -> bool:
