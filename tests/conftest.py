@@ -22,7 +22,7 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def gears_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
     """The generic executor takes the first gear that is right, whatever time each takes here."""
     monkeypatch.setattr(trial, "seconds_a_task", lambda gear, *_: generic.GEARS.index(gear))

@@ -38,7 +38,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.utils import parametrizations, weight_norm
 
 pytestmark = [
-    pytest.mark.usefixtures("one_thread", "gears_in_order"),
+    pytest.mark.usefixtures("one_thread"),
     pytest.mark.filterwarnings("ignore::fastmaml.GenericNote"),
     pytest.mark.filterwarnings("error::fastmaml.DerivativeWarning"),
 ]

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 pytestmark = [
-    pytest.mark.usefixtures("one_thread", "gears_in_order"),
+    pytest.mark.usefixtures("one_thread"),
     pytest.mark.filterwarnings("ignore::fastmaml.GenericNote"),
     pytest.mark.filterwarnings("error::fastmaml.DerivativeWarning"),
 ]
