@@ -147,14 +147,18 @@ class LossCall(RunCall):
         self, keys: Sequence[str], given: Sequence[Tensor | None]
     ) -> Sequence[Tensor] | None:
         loss, *others = given
-        if any(other is not None for other in others) or not self._of_loss.keys() >= set(keys):
+        if not all([other is None for other in others]):
+            return None
+        try:
+            known = [self._of_loss[key] for key in keys]
+        except KeyError:
             return None
         if loss.device.type == "cpu" and loss.item() == 1.0:
             # As it is, and handed over rather than kept: autograd may then take it for .grad
             # without a copy. Another backward pass through the same call, a rare thing, runs it.
-            known, self._of_loss = self._of_loss, {}
-            return [known[key] for key in keys]
-        return torch._foreach_mul([self._of_loss[key] for key in keys], loss)
+            self._of_loss = {}
+            return known
+        return torch._foreach_mul(known, loss)
 
 
 class ProductCall(Call):

@@ -50,7 +50,7 @@ class InnerLoop:
         return self.step_weights[step] if self.step_weights else float(step == self.steps)
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Samples:
     """The support or the query samples of T tasks, n each."""
 
@@ -65,7 +65,7 @@ class Samples:
     """How many samples of each task are real, 1..n; None: all n. The others are never read."""
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Inputs:
     """The tensors of a call: one device, one float dtype, valid (checked before they get here).
 
@@ -155,7 +155,7 @@ class Inputs:
                         yield f"{name}_{part}", tensor
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Cotangents:
     """The derivatives of some outer scalar by the outputs; None is zero."""
 
@@ -182,7 +182,7 @@ class Cotangents:
         return Cotangents(of(self.task_loss), of(self.prediction), of(self.adapted))
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Outputs:
     """What a run returns."""
 
