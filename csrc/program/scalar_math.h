@@ -6,7 +6,7 @@
 //
 //   exp 1.0    tanh 1.3    sigmoid 2.4    sin, cos 1.6 (below 1/2: of the last place of 1/2)
 //
-// tests/csrc/scalar_math_test.cpp measures them. In double, and for what is rare, the C library.
+// tests/csrc/scalar_math_checks.cpp measures them. In double, and for what is rare, the C library.
 #pragma once
 
 #include <cmath>
