@@ -11,7 +11,7 @@ from .chunk import Chunk
 from .inner_loop import Choices
 from .trial import TANGENT, Choice, choose
 
-CHUNK_BYTES = 96 * 2**20
+CHUNK_BYTES = 48 * 2**20
 """The memory that the tasks of a chunk may take, by estimate; one task always runs."""
 
 _LIVE = 4
