@@ -8,7 +8,7 @@ import fastmaml as fm
 import pytest
 import torch
 from fastmaml import functional
-from fastmaml.executors.generic import chunks
+from fastmaml.executors.generic import chunk
 from generic_models import Named, gaussian
 from plain_loop import plain_loop
 from small_problems import EXACT, double, gradients
@@ -142,8 +142,8 @@ def test_samples_weights_momentum_and_steps(softmax_net, episode):
 def test_few_tasks_at_a_time_lead_to_the_same(softmax_net, episode, monkeypatch):
     sx = episode[0].requires_grad_()
     found = []
-    for size in (chunks.CHUNK_BYTES, 1):
-        monkeypatch.setattr(chunks, "CHUNK_BYTES", size)
+    for size in (chunk.CHUNK_BYTES, 1):
+        monkeypatch.setattr(chunk, "CHUNK_BYTES", size)
         out = functional.meta_loss(softmax_net, *episode, lr=0.3, steps=2)
         leaves = [*softmax_net.parameters(), sx]
         found.append([out.prediction, *torch.autograd.grad(out.loss, leaves)])

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...program import Cotangents, InnerLoop, Inputs, Samples
+from ..reference.inner_loop import rate_row
 from .gears import Arguments, Axes
 from .objective import Pass, Tensors
 
 MOVING, RESTING, CONSTANT = range(3)
 """The places of `Arguments`."""
+
+CHUNK_BYTES = 48 * 2**20
+"""The memory that the tasks of a chunk may take, by estimate; one task always runs."""
+
+_LIVE = 4
+"""A pass's cotangents and tangents beside its values, in multiples of what autograd saves of it."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +50,12 @@ class Chunk:
     tasks: slice
     buffers: Tensors
     """By key, [*shape]."""
+    minus_rates: Tensors
+    """By the key of what is adapted, as the rates of the inputs but for the sign."""
     cotangents: Cotangents | None
     wanted: Set[str]
     """Keys of the inputs whose gradients are wanted."""
+    _unmoved: dict[Any, tuple[Arguments, Axes]] = field(default_factory=dict)
 
     @property
     def count(self) -> int:
@@ -57,11 +69,11 @@ class Chunk:
 
     def parameters(self, *, adapted: bool) -> list[tuple[int, str]]:
         """(slot, key) of those that the inner loop adapts, or of the others."""
-        return [
-            (index, f"parameter:{slot.name}")
-            for index, slot in enumerate(self.loop.program.slots)
-            if self.loop.adapted[index] == adapted
-        ]
+        return self._parameters[adapted]
+
+    def minus_rate(self, key: str, step: int) -> Tensor:
+        """The rate that a step adapts a parameter by, times -1."""
+        return rate_row(self.minus_rates[key], step)
 
     def is_own(self, slot: int) -> bool:
         """Whether every task starts from its own."""
@@ -98,9 +110,32 @@ class Chunk:
         moves = bool(bars) and self.goes_back
         return self._call("query", samples, phi, 2 * step + 1, wanted, moves=moves, bars=bars)
 
+    def fitting(self, pass_bytes: int) -> int:
+        """How many tasks fit `CHUNK_BYTES`, at least one.
+
+        Beside phi_0..phi_K: v, r, u, their next values, and the gradient and tangent in hand.
+
+        Args:
+            pass_bytes: what autograd keeps of one task's largest pass.
+        """
+        loop, slots = self.loop, self.loop.program.slots
+        adapted = sum(s.size for s, flag in zip(slots, loop.adapted, strict=True) if flag)
+        resting = sum(s.size for s in slots if f"parameter:{s.name}" in self.wanted)
+        sets = 8 + (loop.steps if self.wanted or loop.step_weights else 0)
+        if any(key.startswith("rate:") for key in self.wanted):
+            sets += loop.steps
+        numbers = sets * adapted + 2 * resting
+        task_bytes = self.inputs.dtype.itemsize * numbers + _LIVE * pass_bytes
+        return max(1, CHUNK_BYTES // max(1, task_bytes))
+
     def real(self, samples: Samples) -> slice:
         """Which samples of each task are real."""
         return slice(None if samples.size is None else samples.size[self.tasks.start])
+
+    @cached_property
+    def _parameters(self) -> tuple[list[tuple[int, str]], ...]:
+        keys = [(slot, f"parameter:{s.name}") for slot, s in enumerate(self.loop.program.slots)]
+        return tuple([each for each in keys if self.loop.adapted[each[0]] == a] for a in (0, 1))
 
     def _parameter(self, slot: int) -> Tensor:
         parameter = self.inputs.parameters[slot]
@@ -127,6 +162,20 @@ class Chunk:
         moves: bool,
         bars: Tensors | None = None,
     ) -> Call:
+        if (role, wanted) not in self._unmoved:
+            self._unmoved[role, wanted] = self._without_phi(role, samples, wanted)
+        arguments, axes = (tuple(map(dict, parts)) for parts in self._unmoved[role, wanted])
+        place = MOVING if moves else CONSTANT
+        arguments[place].update(phi)
+        axes[place].update(dict.fromkeys(phi, 0))
+        if bars:
+            arguments[CONSTANT].update(bars)
+            axes[CONSTANT].update(dict.fromkeys(bars, 0))
+        loss = None if samples.y is None else self.loop.loss
+        return Call(Pass(self.loop.program, loss, self.inputs.seed, index), arguments, axes)
+
+    def _without_phi(self, role: str, samples: Samples, wanted: Set[str]) -> tuple[Arguments, Axes]:
+        """What a pass reads that is the same at every step."""
         arguments: Arguments = ({}, {}, {})
         axes: Axes = ({}, {}, {})
 
@@ -137,8 +186,6 @@ class Chunk:
         def place_of(key: str, tensor: Tensor) -> int:
             return RESTING if key in wanted and tensor.is_floating_point() else CONSTANT
 
-        for key, tensor in phi.items():
-            add(MOVING if moves else CONSTANT, key, tensor)
         for slot, key in self.parameters(adapted=False):
             tensor = self._parameter(slot)
             add(place_of(key, tensor), key, tensor, 0 if self.is_own(slot) else None)
@@ -147,8 +194,6 @@ class Chunk:
             if tensor is not None:
                 tensor = tensor[self.tasks, self.real(samples)]
                 add(place_of(f"{role}_{part}", tensor), part, tensor)
-        for key, bar in (bars or {}).items():
-            add(CONSTANT, key, bar)
         for key, buffer in self.buffers.items():
             if key.removeprefix("buffer:") in self.loop.program.written:
                 add(CONSTANT, key, buffer.expand(self.count, *buffer.shape))
@@ -156,5 +201,4 @@ class Chunk:
                 add(CONSTANT, key, buffer, None)
         first, last = self.tasks.start, self.tasks.stop
         add(CONSTANT, "task", torch.arange(first, last, device=samples.x.device))
-        loss = None if samples.y is None else self.loop.loss
-        return Call(Pass(self.loop.program, loss, self.inputs.seed, index), arguments, axes)
+        return arguments, axes

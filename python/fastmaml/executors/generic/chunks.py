@@ -11,12 +11,6 @@ from .chunk import Chunk
 from .inner_loop import Choices
 from .trial import TANGENT, Choice, choose
 
-CHUNK_BYTES = 48 * 2**20
-"""The memory that the tasks of a chunk may take, by estimate; one task always runs."""
-
-_LIVE = 4
-"""A pass's cotangents and tangents beside its values, in multiples of what autograd saves of it."""
-
 
 class Chunks:
     """The chunks of a call, in the order of its tasks. They depend on the call's shapes alone, so
@@ -37,6 +31,11 @@ class Chunks:
             f"buffer:{name}": buffer.detach().clone()
             for name, buffer in loop.program.module.named_buffers()
         }
+        self._minus_rates = {
+            f"parameter:{slot.name}": -rate
+            for slot, rate in zip(loop.program.slots, inputs.rates, strict=True)
+            if rate is not None
+        }
 
     def __iter__(self) -> Iterator[tuple[Chunk, Choices]]:
         for first, last in self._alike():
@@ -49,7 +48,7 @@ class Chunks:
         for first, last in self._alike():
             chunk = self._chunk(first, last)
             call = chunk.support(chunk.initial(), 0)
-            choice = choose(call.run, TANGENT, call.arguments, call.axes)
+            choice = choose(call.run, TANGENT, call.arguments, call.axes, chunk.fitting)
             for part in self._split(first, last, [choice]):
                 yield part, choice
 
@@ -66,26 +65,20 @@ class Chunks:
 
     def _chunk(self, first: int, last: int) -> Chunk:
         tasks = slice(first, last)
-        return Chunk(self._loop, self._inputs, tasks, self._buffers, self._cotangents, self._wanted)
+        return Chunk(
+            self._loop,
+            self._inputs,
+            tasks,
+            self._buffers,
+            self._minus_rates,
+            self._cotangents,
+            self._wanted,
+        )
 
     def _split(self, first: int, last: int, choices: list[Choice | None]) -> Iterator[Chunk]:
-        size = max(1, CHUNK_BYTES // max(1, self._task_bytes(choices)))
+        passes = [choice.task_bytes for choice in choices if choice and choice.gear.is_batched]
+        size = self._chunk(first, last).fitting(max(passes, default=0))
         if not all(choice.gear.is_batched for choice in choices if choice):
             size = 1
         for start in range(first, last, size):
             yield self._chunk(start, min(start + size, last))
-
-    def _task_bytes(self, choices: list[Choice | None]) -> int:
-        """What one more task of a chunk takes: parameter sets, and its largest pass.
-
-        Beside phi_0..phi_K: v, r, u, their next values, and the gradient and tangent in hand.
-        """
-        loop, slots = self._loop, self._loop.program.slots
-        adapted = sum(s.size for s, flag in zip(slots, loop.adapted, strict=True) if flag)
-        resting = sum(s.size for s in slots if f"parameter:{s.name}" in self._wanted)
-        sets = 8 + (loop.steps if self._wanted or loop.step_weights else 0)
-        if any(key.startswith("rate:") for key in self._wanted):
-            sets += loop.steps
-        passes = [choice.task_bytes for choice in choices if choice and choice.gear.is_batched]
-        numbers = sets * adapted + 2 * resting
-        return self._inputs.dtype.itemsize * numbers + _LIVE * max(passes, default=0)

@@ -63,6 +63,8 @@ class Gear:
             run.prepare(task)
             one = slice(index, index + 1)
             results.append(of_task(*task_of(arguments, axes, one, squeeze=True)))
+        if len(results) == 1:
+            return tree_map(lambda tensor: tensor[None], results[0])
         return tree_map(lambda *tensors: torch.stack(tensors), *results)
 
 

@@ -33,14 +33,14 @@ class ChunkGradients:
             if key in self._own:
                 self._gradients[key][self._chunk.tasks] += term
             else:
-                self._gradients[key] += term.sum(0)
+                self._gradients[key] += term[0] if len(term) == 1 else term.sum(0)
 
-    def add_rate(self, slot: int, step: int, term: Tensor) -> None:
-        """term [B, *shape]; its sum where the rate is one number a tensor."""
+    def add_rate(self, slot: int, step: int, v: Tensor, s: Tensor) -> None:
+        """- v (.) s, [B, *shape] each; its sum where the rate is one number a tensor."""
         key = f"rate:{self._chunk.loop.program.slots[slot].name}"
         if key in self._gradients:
             row = rate_row(self._gradients[key], step)
-            row += term.sum_to_size(row.shape)
+            row -= (v * s).sum_to_size(row.shape)
 
     def add_resting(self, role: str, terms: Tensors) -> None:
         """Terms of what the support's or the query's pass reads besides what is adapted."""

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..reference.inner_loop import rate_row
 from .chunk import Chunk
 from .gears import Tangent
 from .gradients import ChunkGradients
@@ -40,12 +39,12 @@ class Choices:
             if needs_tangents(chunk):
                 call = chunk.support(phi, 0, for_tangent=True)
             order = TANGENT if needs_tangents(chunk) else GRADIENT
-            inner = choose(call.run, order, call.arguments, call.axes)
+            inner = choose(call.run, order, call.arguments, call.axes, chunk.fitting)
         if chunk.inputs.query is not None:
             call = chunk.query(phi, loop.steps)
             order = GRADIENT if call.is_differentiated else VALUE
             is_batched = None if inner is None else inner.gear.is_batched
-            query = choose(call.run, order, call.arguments, call.axes, is_batched)
+            query = choose(call.run, order, call.arguments, call.axes, chunk.fitting, is_batched)
         return cls(inner, query)
 
 
@@ -106,17 +105,17 @@ def _forward(
     keeps_graphs = _keeps_graphs(chunk, choices)
     trajectory, velocities, velocity, tangents = [phi], {}, {}, {}
     for step in range(loop.steps):
-        after = dict(phi)
+        after = {}
         call = chunk.support(phi, step, for_tangent=keeps_graphs) if phi else None
         if keeps_graphs:
             gear = choices.inner.gear
             gradient, tangents[step] = gear.record(call.run, call.arguments, call.axes)
         elif phi:
             gradient, _, _ = choices.inner.gear.gradient(call.run, call.arguments, call.axes)
-        for slot, key in chunk.parameters(adapted=True):
-            if loop.momentum and velocity.get(key) is not None:
-                gradient[key] = gradient[key] + loop.momentum * velocity[key]
-            after[key] = phi[key] - rate_row(chunk.inputs.rates[slot], step) * gradient[key]
+        for key in phi:
+            if loop.momentum and velocity:
+                gradient[key] = torch.add(gradient[key], velocity[key], alpha=loop.momentum)
+            after[key] = torch.addcmul(phi[key], chunk.minus_rate(key, step), gradient[key])
         velocity = gradient if phi else {}
         if keeps_velocities:
             velocities[step + 1] = velocity
@@ -144,16 +143,17 @@ class _Adjoint:
         self._choices = choices
         self._gradients = gradients
         self._v: Tensors = {}
+        """Zero where it is not there."""
         self._r: Tensors = {}
-        if not chunk.goes_back:
-            return
-        number = torch.zeros((), dtype=chunk.inputs.dtype, device=chunk.inputs.device)
+        """As v."""
+        self._sums: set[str] = set()
+        """Where v was added up here, in memory that nobody else reads."""
         given = None if chunk.cotangents is None else chunk.cotangents.adapted
+        if not chunk.goes_back or given is None:
+            return
         for slot, key in chunk.parameters(adapted=True):
-            zero = number.expand(chunk.count, *chunk.loop.program.slots[slot].shape)
-            bar = None if given is None else given[slot]
-            self._v[key] = zero if bar is None else bar[chunk.tasks]
-            self._r[key] = zero
+            if given[slot] is not None:
+                self._v[key] = given[slot][chunk.tasks]
 
     def query(self, phi: Tensors, step: int) -> Tensors:
         """What the query's pass finds; its gradient goes to v, and to all else that it reads."""
@@ -175,10 +175,13 @@ class _Adjoint:
         """From v_{k+1} and r_{k+1} to v_k and r_k, but for the query's part."""
         chunk, loop, u = self._chunk, self._chunk.loop, {}
         for slot, key in chunk.parameters(adapted=True):
-            if velocity:
-                self._gradients.add_rate(slot, step, -self._v[key] * velocity[key])
-            rate = rate_row(chunk.inputs.rates[slot], step)
-            u[key] = self._r[key] - rate * self._v[key]
+            v, r, minus_rate = self._v.get(key), self._r.get(key), chunk.minus_rate(key, step)
+            if v is None:
+                u[key] = phi[key].new_zeros(phi[key].shape) if r is None else r
+            else:
+                u[key] = minus_rate * v if r is None else torch.addcmul(r, minus_rate, v)
+                if velocity:
+                    self._gradients.add_rate(slot, step, v, velocity[key])
             if loop.momentum:
                 self._r[key] = loop.momentum * u[key]
         if tangent is not None:
@@ -195,7 +198,13 @@ class _Adjoint:
     def _absorb(self, role: str, bars: Tangent) -> None:
         by_moving, by_resting = bars
         for key, bar in by_moving.items():
-            self._v[key] = self._v[key] + bar
+            if key in self._sums:
+                self._v[key] += bar
+            elif key in self._v:
+                self._v[key] = self._v[key] + bar
+                self._sums.add(key)
+            else:
+                self._v[key] = bar
         self._gradients.add_resting(role, by_resting)
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.func import functional_call
 from torch.utils._pytree import tree_flatten, tree_unflatten
@@ -89,5 +90,9 @@ class Pass:
                 got = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else repr(loss)
                 raise ValueError(f"loss must return one number for all samples, got {got}")
             return loss.reshape(())
+        if weights is None and self.loss.kind == "mse":
+            return (prediction - target).square().mean()
+        if weights is None and self.loss.kind == "cross_entropy" and target.dtype is torch.int64:
+            return F.cross_entropy(prediction, target, label_smoothing=self.loss.label_smoothing)
         sample_loss = rules_of(self.loss).forward(prediction, target)
         return sample_loss.mean() if weights is None else weights @ sample_loss

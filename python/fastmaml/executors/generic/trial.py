@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -50,7 +50,12 @@ class Choice:
 
 
 def choose(
-    run: Pass, order: int, arguments: Arguments, axes: Axes, is_batched: bool | None = None
+    run: Pass,
+    order: int,
+    arguments: Arguments,
+    axes: Axes,
+    fitting: Callable[[int], int],
+    is_batched: bool | None = None,
 ) -> Choice:
     """The gear for a pass that is differentiated `order` times.
 
@@ -59,6 +64,7 @@ def choose(
         order: VALUE, GRADIENT or TANGENT.
         arguments: of all tasks of the call, or of those with as many samples.
         axes: theirs.
+        fitting: how many tasks a chunk may have, by what autograd keeps of one task's pass.
         is_batched: whether the other passes of the call run all tasks of a chunk side by side, or
             each alone; None: there are no others yet.
 
@@ -67,7 +73,7 @@ def choose(
             every time.
         Exception: what forward or the loss raises.
     """
-    tasks = 1 if is_batched is False else len(arguments[2]["task"])
+    tasks = 1 if is_batched is False else min(len(arguments[2]["task"]), fitting(0))
     # how much there is to gain from many tasks at once, which need not be said exactly
     key = (*_key(run, order, arguments, axes), tasks.bit_length(), is_batched)
     memory = _memory(run.program, run.loss)
@@ -76,7 +82,7 @@ def choose(
         few = task_of(arguments, axes, slice(0, TASKS))
         if order > VALUE:
             few = (*few[:2], _with_bars_of_one(few[2]))
-        choice, is_conclusive = _try_gears(run, order, few, axes, tasks, is_batched)
+        choice, is_conclusive = _try_gears(run, order, few, axes, tasks, fitting, is_batched)
         if is_conclusive:
             memory[key] = choice
         if order > VALUE:
@@ -96,7 +102,13 @@ def describe(program: ModuleProgram) -> str | None:
 
 
 def _try_gears(
-    run: Pass, order: int, few: Arguments, axes: Axes, tasks: int, is_batched: bool | None
+    run: Pass,
+    order: int,
+    few: Arguments,
+    axes: Axes,
+    tasks: int,
+    fitting: Callable[[int], int],
+    is_batched: bool | None,
 ) -> tuple[Choice, bool]:
     """The choice, and whether its check says something: with a NaN in the data it does not."""
     DOUBLE_BACKWARD.value(run, few, axes)  # what the user's own code raises comes through here
@@ -134,6 +146,7 @@ def _try_gears(
             passed_over[gear.name] = reason
     if is_batched is not None:
         right = [gear for gear in right if gear.is_batched == is_batched] or right
+    tasks = min(tasks, fitting(task_bytes))
     seconds = {gear: seconds_a_task(gear, run, order, few, axes, tasks) for gear in right}
     choice = min(seconds, key=seconds.get)
     for gear in right:
