@@ -3,24 +3,67 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from operator import is_
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+
+class StatelessModule:
+    """A module that is called with given tensors in the place of its parameters and buffers.
+
+    As torch.func.functional_call, which looks all names up at every call; this does it once, for
+    calls in a row, and undoes what forward writes to its modules.
+
+    Args:
+        module: is to keep its submodules as long as this is used.
+        aliases: first names of parameters and buffers, by every name that they have.
+    """
+
+    def __init__(self, module: nn.Module, aliases: Mapping[str, str]) -> None:
+        self._module = module
+        self._modules = list(module.modules())
+        self._places = []
+        for alias, first in aliases.items():
+            path, _, name = alias.rpartition(".")
+            owner = module.get_submodule(path)
+            tensors = owner._parameters if name in owner._parameters else owner._buffers
+            self._places.append((tensors, name, first))
+
+    def __call__(self, state: Mapping[str, Tensor], x: Tensor) -> Any:
+        """What forward returns of x, with the tensors of `state` by first name."""
+        own = [tensors[name] for tensors, name, _ in self._places]
+        with _restored(self._modules):
+            try:
+                for tensors, name, first in self._places:
+                    tensors[name] = state[first]
+                return self._module(x)
+            finally:
+                for (tensors, name, _), tensor in zip(self._places, own, strict=True):
+                    tensors[name] = tensor
+
+
+def restored_attributes(model: nn.Module) -> contextlib.AbstractContextManager[None]:
+    """Undo what a forward writes to its modules: stand-ins for tensors must not stay there."""
+    return _restored(model.modules())
 
 
 @contextlib.contextmanager
-def restored_attributes(model: nn.Module) -> Iterator[None]:
-    """Undo what a forward writes to its modules: stand-ins for tensors must not stay there."""
-    before = [(vars(module), dict(vars(module))) for module in model.modules()]
+def _restored(modules: Iterable[nn.Module]) -> Iterator[None]:
+    states = map(vars, modules)
+    before = [(state, list(state), list(state.values())) for state in states]
     try:
         yield
     finally:
-        for state, saved in before:
-            if any(state.get(name, state) is not value for name, value in saved.items()):
-                state.update(saved)
+        for state, names, values in before:
+            if list(state) == names and all(map(is_, state.values(), values)):
+                continue
+            saved = dict(zip(names, values, strict=True))
             for name in state.keys() - saved.keys():
                 del state[name]
+            state.update(saved)
 
 
 @contextlib.contextmanager

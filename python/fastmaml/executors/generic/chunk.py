@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -10,8 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...program import Cotangents, InnerLoop, Inputs, Samples
-from ..reference.inner_loop import rate_row
+from ...program import Cotangents, InnerLoop, Inputs, Samples, StatelessModule
 from .gears import Arguments, Axes
 from .objective import Pass, Tensors
 
@@ -47,11 +46,12 @@ class Chunk:
 
     loop: InnerLoop
     inputs: Inputs
+    module: StatelessModule
     tasks: slice
     buffers: Tensors
     """By key, [*shape]."""
-    minus_rates: Tensors
-    """By the key of what is adapted, as the rates of the inputs but for the sign."""
+    minus_rates: Sequence[Tensors]
+    """Of each step, by the key of what is adapted: the rate times -1, [*shape] or a scalar."""
     cotangents: Cotangents | None
     wanted: Set[str]
     """Keys of the inputs whose gradients are wanted."""
@@ -70,10 +70,6 @@ class Chunk:
     def parameters(self, *, adapted: bool) -> list[tuple[int, str]]:
         """(slot, key) of those that the inner loop adapts, or of the others."""
         return self._parameters[adapted]
-
-    def minus_rate(self, key: str, step: int) -> Tensor:
-        """The rate that a step adapts a parameter by, times -1."""
-        return rate_row(self.minus_rates[key], step)
 
     def is_own(self, slot: int) -> bool:
         """Whether every task starts from its own."""
@@ -172,7 +168,8 @@ class Chunk:
             arguments[CONSTANT].update(bars)
             axes[CONSTANT].update(dict.fromkeys(bars, 0))
         loss = None if samples.y is None else self.loop.loss
-        return Call(Pass(self.loop.program, loss, self.inputs.seed, index), arguments, axes)
+        run = Pass(self.loop.program, self.module, loss, self.inputs.seed, index)
+        return Call(run, arguments, axes)
 
     def _without_phi(self, role: str, samples: Samples, wanted: Set[str]) -> tuple[Arguments, Axes]:
         """What a pass reads that is the same at every step."""

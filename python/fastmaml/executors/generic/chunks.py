@@ -6,7 +6,8 @@ from collections.abc import Iterator, Set
 from itertools import groupby
 from typing import Any
 
-from ...program import Cotangents, InnerLoop, Inputs
+from ...program import Cotangents, InnerLoop, Inputs, StatelessModule
+from ..reference.inner_loop import rate_row
 from .chunk import Chunk
 from .inner_loop import Choices
 from .trial import TANGENT, Choice, choose
@@ -31,11 +32,16 @@ class Chunks:
             f"buffer:{name}": buffer.detach().clone()
             for name, buffer in loop.program.module.named_buffers()
         }
-        self._minus_rates = {
+        minus_rates = {
             f"parameter:{slot.name}": -rate
             for slot, rate in zip(loop.program.slots, inputs.rates, strict=True)
             if rate is not None
         }
+        self._minus_rates = [
+            {key: rate_row(rate, step) for key, rate in minus_rates.items()}
+            for step in range(loop.steps)
+        ]
+        self._module = StatelessModule(loop.program.module, loop.program.aliases)
 
     def __iter__(self) -> Iterator[tuple[Chunk, Choices]]:
         for first, last in self._alike():
@@ -68,6 +74,7 @@ class Chunks:
         return Chunk(
             self._loop,
             self._inputs,
+            self._module,
             tasks,
             self._buffers,
             self._minus_rates,

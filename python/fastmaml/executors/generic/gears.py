@@ -7,7 +7,7 @@ silence through norms (tests/test_norm_faults.py).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import torch
@@ -114,6 +114,7 @@ def _grad_of_grad(run: Pass) -> OfTask:
 
 def _backward(run: Pass) -> OfTask:
     """Classic autograd, as `_grad`."""
+    run = replace(run, is_classic=True)
 
     @torch.enable_grad()
     def of_task(moving: Tensors, resting: Tensors, constant: Tensors) -> Gradient:
@@ -127,6 +128,7 @@ def _backward(run: Pass) -> OfTask:
 
 def _double_backward(run: Pass) -> OfTask:
     """Classic autograd, as `_grad_of_grad`."""
+    run = replace(run, is_classic=True)
 
     @torch.enable_grad()
     def of_task(moving: Tensors, resting: Tensors, constant: Tensors, u: Tensors) -> Tangent:
@@ -145,6 +147,7 @@ def _double_backward(run: Pass) -> OfTask:
 
 def _record(run: Pass, arguments: Arguments, axes: Axes) -> Record:
     """As `_double_backward`, its first half now and its second when u is there."""
+    run = replace(run, is_classic=True)
     run.prepare(int(arguments[2]["task"]))
     moving, resting, constant = task_of(arguments, axes, slice(0, 1), squeeze=True)
     with torch.enable_grad():

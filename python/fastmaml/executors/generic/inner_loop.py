@@ -112,10 +112,10 @@ def _forward(
             gradient, tangents[step] = gear.record(call.run, call.arguments, call.axes)
         elif phi:
             gradient, _, _ = choices.inner.gear.gradient(call.run, call.arguments, call.axes)
-        for key in phi:
+        for key, minus_rate in chunk.minus_rates[step].items():
             if loop.momentum and velocity:
                 gradient[key] = torch.add(gradient[key], velocity[key], alpha=loop.momentum)
-            after[key] = torch.addcmul(phi[key], chunk.minus_rate(key, step), gradient[key])
+            after[key] = torch.addcmul(phi[key], minus_rate, gradient[key])
         velocity = gradient if phi else {}
         if keeps_velocities:
             velocities[step + 1] = velocity
@@ -174,8 +174,9 @@ class _Adjoint:
     ) -> None:
         """From v_{k+1} and r_{k+1} to v_k and r_k, but for the query's part."""
         chunk, loop, u = self._chunk, self._chunk.loop, {}
+        minus_rates = chunk.minus_rates[step]
         for slot, key in chunk.parameters(adapted=True):
-            v, r, minus_rate = self._v.get(key), self._r.get(key), chunk.minus_rate(key, step)
+            v, r, minus_rate = self._v.get(key), self._r.get(key), minus_rates[key]
             if v is None:
                 u[key] = phi[key].new_zeros(phi[key].shape) if r is None else r
             else:

@@ -8,10 +8,9 @@ from typing import TypeAlias
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.func import functional_call
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from ...program import Loss, ModuleProgram, restored_attributes
+from ...program import Loss, ModuleProgram, StatelessModule
 from ..reference.dropout import key_of
 from ..reference.loss import rules_of
 from ..reference.rules import Draw
@@ -27,11 +26,15 @@ class Pass:
     """What a gear differentiates. Tensors are those of one task, without a task axis."""
 
     program: ModuleProgram
+    module: StatelessModule
+    """The program's."""
     loss: Loss | None
     """None where no loss is read."""
     seed: int
     index: int
     """See `Draw.pass_index`."""
+    is_classic: bool = False
+    """See `Overrides`."""
 
     def __call__(
         self, moving: Tensors, resting: Tensors, constant: Tensors
@@ -47,17 +50,18 @@ class Pass:
         """
         tensors = {**moving, **resting, **constant}
         draw = Draw(self.seed, tensors["task"], self.index)
-        module = self.program.module
         state = self._state(tensors)
         running = [state[name] for name in self.program.running_means]
-        with restored_attributes(module), Overrides(draw, running):
-            output = functional_call(module, state, (tensors["x"],), tie_weights=False)
+        with Overrides(draw, running, self.is_classic):
+            output = self.module(state, tensors["x"])
             leaves, tree = tree_flatten(output)
             if tree != self.program.output_tree:
                 raise TypeError(f"forward returned {self.program.output_tree} and now {tree}")
             found = {f"prediction:{leaf}": tensor for leaf, tensor in enumerate(leaves)}
-            if self.loss is not None:
-                found["loss"] = self._loss(tree_unflatten(leaves, tree), tensors)
+            if self.loss is not None and self.loss.function is not None:
+                found["loss"] = self._callable_loss(tree_unflatten(leaves, tree), tensors["y"])
+        if self.loss is not None and self.loss.function is None:
+            found["loss"] = self._known_loss(leaves[0], tensors["y"], tensors.get("weights"))
         terms = [
             tensors[f"{key}_bar"] * tensor
             for key, tensor in found.items()
@@ -80,16 +84,16 @@ class Pass:
             if key.startswith("buffer:"):
                 name = key.removeprefix("buffer:")
                 state[name] = tensor.clone() if name in self.program.written else tensor
-        return {name: state[first] for name, first in self.program.aliases.items()}
+        return state
 
-    def _loss(self, prediction: object, tensors: Tensors) -> Tensor:
-        target, weights = tensors["y"], tensors.get("weights")
-        if self.loss.function is not None:
-            loss = self.loss.function(prediction, target)
-            if not isinstance(loss, Tensor) or loss.numel() != 1:
-                got = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else repr(loss)
-                raise ValueError(f"loss must return one number for all samples, got {got}")
-            return loss.reshape(())
+    def _callable_loss(self, prediction: object, target: Tensor) -> Tensor:
+        loss = self.loss.function(prediction, target)
+        if not isinstance(loss, Tensor) or loss.numel() != 1:
+            got = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else repr(loss)
+            raise ValueError(f"loss must return one number for all samples, got {got}")
+        return loss.reshape(())
+
+    def _known_loss(self, prediction: Tensor, target: Tensor, weights: Tensor | None) -> Tensor:
         if weights is None and self.loss.kind == "mse":
             return (prediction - target).square().mean()
         if weights is None and self.loss.kind == "cross_entropy" and target.dtype is torch.int64:

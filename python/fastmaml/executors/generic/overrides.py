@@ -27,10 +27,14 @@ class Overrides(TorchFunctionMode):
     Args:
         draw: which masks dropout draws.
         running: the buffers of the model's BatchNorms, which are neither read nor written.
+        is_classic: whether classic autograd differentiates, and torch.func nothing.
     """
 
-    def __init__(self, draw: Draw, running: Collection[Tensor] = ()) -> None:
+    def __init__(
+        self, draw: Draw, running: Collection[Tensor] = (), is_classic: bool = False
+    ) -> None:
         super().__init__()
+        self._is_classic = is_classic
         self._draw = draw
         self._running = {id(buffer) for buffer in running}
         self._streams = 0
@@ -80,6 +84,8 @@ class Overrides(TorchFunctionMode):
     ) -> Tensor:
         if not training and id(running_mean) not in self._running:
             return F.batch_norm(input, running_mean, running_var, weight, bias, False, 0.0, eps)
+        if self._is_classic:  # twice differentiable there, and in fewer operations
+            return F.batch_norm(input, None, None, weight, bias, True, 0.0, eps)
         F._verify_batch_size(input.shape)
         axes = [axis for axis in range(input.dim()) if axis != 1]
         mean = input.mean(axes, keepdim=True)
