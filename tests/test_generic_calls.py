@@ -8,7 +8,8 @@ import fastmaml as fm
 import pytest
 import torch
 from fastmaml import functional
-from fastmaml.executors.generic import chunk
+from fastmaml.executors.generic import chunk, trial
+from fastmaml.program import StatelessModule
 from generic_models import Named, gaussian
 from plain_loop import plain_loop
 from small_problems import EXACT, double, gradients
@@ -148,6 +149,52 @@ def test_few_tasks_at_a_time_lead_to_the_same(softmax_net, episode, monkeypatch)
         leaves = [*softmax_net.parameters(), sx]
         found.append([out.prediction, *torch.autograd.grad(out.loss, leaves)])
     assert_same(*found)
+
+
+def test_the_trial_counts_the_tasks_that_a_chunk_holds(softmax_net, episode, monkeypatch):
+    counted = []
+
+    def seconds(gear, run, order, few, axes, tasks):
+        counted.append(tasks)
+        return float(not gear.is_batched)
+
+    monkeypatch.setattr(trial, "seconds_a_task", seconds)
+    for size, held in ((chunk.CHUNK_BYTES, 3), (1, 1)):
+        monkeypatch.setattr(chunk, "CHUNK_BYTES", size)
+        functional.meta_loss(softmax_net, *episode, lr=0.3, steps=2).loss.backward()
+        assert set(counted) == {held}
+        counted.clear()
+
+
+def test_a_stateless_module_is_left_as_it_was():
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.other = nn.Linear(3, 3), nn.Linear(3, 3)
+            self.other.weight = self.one.weight
+            self.register_buffer("count", torch.zeros(()))
+            self.last = None
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.last, self.count = x, self.count + 1
+            y = self.other(self.one(x))
+            if not x.any():
+                raise ValueError("no data")
+            return y * self.count
+
+    model = Tied().double()
+    own = dict(model.state_dict(keep_vars=True))
+    aliases = {name: name for name in own} | {"other.weight": "one.weight"}
+    stateless = StatelessModule(model, aliases)
+    state = {name: torch.randn_like(own[name]) for name in set(aliases.values())}
+    x = torch.randn(2, 3, dtype=torch.float64)
+    expected = torch.func.functional_call(model, dict(state), (x,))
+    for _ in range(2):
+        torch.testing.assert_close(stateless(state, x), expected)
+        with pytest.raises(ValueError, match="no data"):
+            stateless(state, torch.zeros_like(x))
+        assert all(tensor is own[n] for n, tensor in model.state_dict(keep_vars=True).items())
+    assert model.last is x  # functional_call's
 
 
 @pytest.mark.parametrize("algorithm", [fm.ANIL, fm.MetaSGD])

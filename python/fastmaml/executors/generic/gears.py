@@ -64,7 +64,7 @@ class Gear:
             one = slice(index, index + 1)
             results.append(of_task(*task_of(arguments, axes, one, squeeze=True)))
         if len(results) == 1:
-            return tree_map(lambda tensor: tensor[None], results[0])
+            return tree_map(lambda tensor: tensor.unsqueeze(0), results[0])
         return tree_map(lambda *tensors: torch.stack(tensors), *results)
 
 
@@ -74,7 +74,7 @@ def task_of(arguments: Arguments, axes: Axes, tasks: slice, *, squeeze: bool = F
     def some(tensor: Tensor, axis: int | None) -> Tensor:
         if axis is None:
             return tensor
-        return tensor[tasks.start] if squeeze else tensor[tasks]
+        return tensor.select(0, tasks.start) if squeeze else tensor[tasks]
 
     return tuple(
         {key: some(tensor, dims[key]) for key, tensor in tensors.items()}
@@ -159,9 +159,9 @@ def _record(run: Pass, arguments: Arguments, axes: Axes) -> Record:
     def tangent(u: Tensors) -> Tangent:
         moved = [key for key in gradient if gradient[key].requires_grad]
         dots = _by([gradient[key] for key in moved], moving, resting, [u[key][0] for key in moved])
-        return tuple({key: dot[None] for key, dot in part.items()} for part in dots)
+        return tuple({key: dot.unsqueeze(0) for key, dot in part.items()} for part in dots)
 
-    return {key: tensor.detach()[None] for key, tensor in gradient.items()}, tangent
+    return {key: tensor.detach().unsqueeze(0) for key, tensor in gradient.items()}, tangent
 
 
 def _leaves(tensors: Tensors) -> Tensors:
