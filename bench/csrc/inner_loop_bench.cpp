@@ -1,7 +1,10 @@
 // Times whole calls of the native executor without Python: the workloads of bench/workloads.py that
 // are chains of linear layers. This is the program to profile:
 //
-//   inner_loop_bench [workload [threads [calls]]]
+//   inner_loop_bench [workload [threads [calls [pause]]]]
+//
+// With a pause of so many microseconds between calls, as Python makes one, threads have gone to
+// sleep when the next call comes.
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -130,14 +133,17 @@ class Problem {
   std::mt19937 random_{1};
 };
 
-void time_calls(const Workload& w, int threads, int calls) {
+void time_calls(const Workload& w, int threads, int calls, int pause) {
+  using Clock = std::chrono::steady_clock;
   const Problem problem(w);
   problem.run(threads);
   std::vector<double> seconds;
   for (int call = 0; call < calls; ++call) {
-    const auto start = std::chrono::steady_clock::now();
+    const auto awake = Clock::now() + std::chrono::microseconds(pause);
+    while (Clock::now() < awake) continue;
+    const auto start = Clock::now();
     problem.run(threads);
-    const auto end = std::chrono::steady_clock::now();
+    const auto end = Clock::now();
     seconds.push_back(std::chrono::duration<double>(end - start).count());
   }
   std::sort(seconds.begin(), seconds.end());
@@ -152,6 +158,7 @@ int main(int argc, char** argv) {
   std::printf("instruction set %s\n", isa_name(selected_isa()));
   for (const Workload& w : workloads) {
     if (argc > 1 && std::strcmp(argv[1], w.name) != 0) continue;
-    time_calls(w, threads, argc > 3 ? std::atoi(argv[3]) : 30);
+    const int calls = argc > 3 ? std::atoi(argv[3]) : 30;
+    time_calls(w, threads, calls, argc > 4 ? std::atoi(argv[4]) : 0);
   }
 }
