@@ -74,6 +74,44 @@ def test_threads_share_one_model():
         assert all(threads.map(lambda _: same(problem.results(), expected), range(120)))
 
 
+class Gated(nn.Module):
+    """No program has its ops, it draws random numbers, and it writes to itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell = nn.GRUCell(4, 8)
+        self.head = nn.Linear(8, 3)
+        self.last = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.last = self.cell(x)
+        return self.head(self.last + 0.1 * torch.randn(8, dtype=x.dtype))
+
+
+def test_threads_share_one_model_that_runs_as_it_is():
+    torch.manual_seed(0)
+    model = Gated().double()
+    own, of_head = list(model.parameters()), list(model.head.parameters())
+    x, y = torch.randn(3, 5, 4, dtype=torch.float64), torch.randint(3, (3, 5))
+    head = fm.MAML(model.head, lr=0.1, steps=1)  # traced, and part of the other model
+    features = torch.randn(3, 5, 8, dtype=torch.float64)
+
+    def results(turn: int) -> list[Tensor]:
+        if turn % 4 == 0:
+            loss = head(features, y, features, y).loss
+            return list(torch.autograd.grad(loss, of_head))
+        if turn % 4 == 1:
+            return list(fm.functional.adapt(model, x, y, lr=0.1, steps=2, seed=3).values())
+        out = fm.MAML(model, lr=0.1, steps=2)(x, y, x, y, seed=turn % 4)
+        return [out.prediction.detach(), *torch.autograd.grad(out.loss, own)]
+
+    expected = [results(turn) for turn in range(4)]
+    with ThreadPoolExecutor(6) as threads:
+        assert all(threads.map(lambda turn: same(results(turn), expected[turn % 4]), range(48)))
+    assert all(a is b for a, b in zip(model.parameters(), own, strict=True))
+    assert model.last is None
+
+
 def test_ordinary_modules_run_while_another_thread_traces():
     plain = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Linear(5, 3))
     x = torch.randn(6, 4)

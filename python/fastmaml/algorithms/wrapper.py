@@ -13,6 +13,7 @@ from ..functional.arguments import NamePattern
 from ..functional.losses import LossLike, resolve
 from ..functional.rates import Rate
 from ..plan import BACKENDS, Plan
+from ..program import modules_lock
 
 
 class Adapted:
@@ -58,7 +59,8 @@ class Adapted:
 
     def named_parameters(self) -> Iterator[tuple[str, Tensor]]:
         """Every parameter of the model, [T, *shape]; what all tasks share is expanded."""
-        own = dict(self._model.named_parameters())
+        with modules_lock:
+            own = dict(self._model.named_parameters())
         for name, value in self._parameters.items():
             is_shared = value.dim() == own[name].dim()
             yield name, value.expand(self._tasks, *value.shape) if is_shared else value

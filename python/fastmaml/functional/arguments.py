@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_unflatten
 
 from .. import checks
 from ..plan import BACKENDS
-from ..program import InnerLoop, Inputs, Loss, ModuleProgram, Program, Samples
+from ..program import InnerLoop, Inputs, Loss, ModuleProgram, Program, Samples, modules_lock
 from . import rates
 from .calls import is_autocast_on
 from .prepared import Prepared, key_of
@@ -72,17 +72,18 @@ class Bound:
             warn_of_autocast()
         self.model = model
         self.tasks = x.shape[0]
-        self.program = program_of(
-            model,
-            x_name,
-            self.cast(x),
-            parameters,
-            backend=backend,
-            loss=loss,
-            size=size,
-            cast=self.cast,
-        )
-        own = tuple([_parameter(model, path) for path in _paths(self.program)])
+        with modules_lock:
+            self.program = program_of(
+                model,
+                x_name,
+                self.cast(x),
+                parameters,
+                backend=backend,
+                loss=loss,
+                size=size,
+                cast=self.cast,
+            )
+            own = tuple([_parameter(model, path) for path in _paths(self.program)])
         self.trainable = tuple([parameter.requires_grad for parameter in own])
         self.parameters = own if parameters is None else self._overridden(own, parameters)
         if self.autocast:

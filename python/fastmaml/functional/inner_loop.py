@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from .. import checks
 from ..plan import Plan
 from ..plan import plan as plan_call
-from ..program import Loss
+from ..program import Loss, modules_lock
 from . import losses
 from .arguments import Bound, NamePattern
 from .autograd import Run, eager
@@ -101,16 +101,17 @@ def adapt(
         call = bound.prepared(loop, bound.inputs(bound.rates(lr, loop), support, None), lr)
     prepared, tensors = call
     adapted = iter(Run.apply(AdaptCall(prepared, bound.seed(seed)), *tensors))
-    result = dict(model.named_parameters()) | dict(parameters or {})
+    with modules_lock:
+        own = dict(model.named_parameters())
+    result = own | dict(parameters or {})
     for slot, value, flag in zip(
         bound.program.slots, bound.parameters, prepared.loop.adapted, strict=True
     ):
         result[slot.name] = next(adapted) if flag else value
     if not expand:
         return result
-    shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
     return {
-        name: value if value.dim() > len(shapes[name]) else value.expand(bound.tasks, *value.shape)
+        name: value if value.dim() > own[name].dim() else value.expand(bound.tasks, *value.shape)
         for name, value in result.items()
     }
 

@@ -4,7 +4,7 @@ from .graph import INPUT, OP_KINDS, Op, OpKind, Program, Slot
 from .inner_loop import Cotangents, InnerLoop, Inputs, Outputs, Samples
 from .loss import LOSS_KINDS, Loss
 from .module_program import ModuleProgram, module_program
-from .module_state import StatelessModule, restored_generators
+from .module_state import StatelessModule, modules_lock, restored_generators
 from .trace import trace, traced
 from .trace_builder import TraceError
 
@@ -26,6 +26,7 @@ __all__ = [
     "StatelessModule",
     "TraceError",
     "module_program",
+    "modules_lock",
     "restored_generators",
     "trace",
     "traced",

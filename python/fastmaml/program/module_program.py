@@ -6,7 +6,6 @@ says what else must be known: the shape of its output, and whether it draws rand
 
 from __future__ import annotations
 
-import threading
 import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,7 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import TreeSpec, tree_flatten
 
 from .graph import Slot
-from .module_state import restored_attributes, restored_generators
+from .module_state import modules_lock, restored_attributes, restored_generators
 from .trace_guards import Guards
 
 _PROGRAMS_PER_MODEL = 8
@@ -75,7 +74,6 @@ _Key = tuple[tuple[int, ...], torch.dtype, str]
 _programs: weakref.WeakKeyDictionary[nn.Module, list[tuple[_Key, Guards, ModuleProgram]]] = (
     weakref.WeakKeyDictionary()
 )
-_lock = threading.RLock()
 
 
 def module_program(
@@ -97,7 +95,7 @@ def module_program(
     for known, guards, program in _programs.get(model, ()):
         if known == key and guards.hold():
             return program
-    with _lock:
+    with modules_lock:
         guards = Guards(model)
         program = _look(model, x, parameters, why)
         programs = _programs.get(model, [])

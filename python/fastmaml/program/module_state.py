@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from operator import is_
 from typing import Any
@@ -10,12 +12,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+modules_lock = threading.RLock()
+"""Held while modules are not as their owner sees them, since they hold other tensors or are traced,
+and while somebody reads what they hold."""
+# A child that is forked meanwhile would keep them so, and wait for the lock for ever.
+os.register_at_fork(
+    before=modules_lock.acquire,
+    after_in_parent=modules_lock.release,
+    after_in_child=modules_lock.release,
+)
+
 
 class StatelessModule:
     """A module that is called with given tensors in the place of its parameters and buffers.
 
     As torch.func.functional_call, which looks all names up at every call; this does it once, for
-    calls in a row, and undoes what forward writes to its modules.
+    calls in a row, and undoes what forward writes to its modules. The caller holds `modules_lock`.
 
     Args:
         module: is to keep its submodules as long as this is used.

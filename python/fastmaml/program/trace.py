@@ -13,8 +13,6 @@ draws at random, and the question whether something is a Tensor, which stand-ins
 
 from __future__ import annotations
 
-import os
-import threading
 import weakref
 
 import torch
@@ -22,7 +20,7 @@ from torch import nn
 from torch.nn.parameter import UninitializedParameter
 
 from .graph import Program
-from .module_state import restored_attributes
+from .module_state import modules_lock, restored_attributes
 from .trace_builder import TraceError
 from .trace_guards import Guards
 from .tracer import Tracer
@@ -34,11 +32,6 @@ _programs: weakref.WeakKeyDictionary[nn.Module, list[tuple[tuple[int, ...], Guar
 )
 _refused: weakref.WeakKeyDictionary[nn.Module, list[tuple[tuple[int, ...], Guards, str]]] = (
     weakref.WeakKeyDictionary()
-)
-_lock = threading.RLock()  # fx patches nn.Module while it traces
-# A child that is forked meanwhile would keep the patches, and wait for the lock for ever.
-os.register_at_fork(
-    before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release
 )
 
 
@@ -57,7 +50,7 @@ def trace(model: nn.Module, sample_shape: tuple[int, ...]) -> Program:
     Raises:
         TraceError: the model cannot be written as a program; names the module and the operation.
     """
-    with _lock:
+    with modules_lock:
         return _trace(model, _checked(model, sample_shape))[1]
 
 
@@ -75,7 +68,7 @@ def traced(model: nn.Module, sample_shape: tuple[int, ...]) -> Program:
     for shape, guards, message in _refused.get(model, ()):
         if shape == sample_shape and guards.hold():
             raise TraceError(message)
-    with _lock:
+    with modules_lock:
         shape = _checked(model, sample_shape)
         # Hooks may be why, and they come and go: guards that watch for them hold where there
         # are none.

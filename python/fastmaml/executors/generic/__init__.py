@@ -15,7 +15,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...program import Cotangents, InnerLoop, Inputs, ModuleProgram, Outputs, restored_generators
+from ...program import (
+    Cotangents,
+    InnerLoop,
+    Inputs,
+    ModuleProgram,
+    Outputs,
+    modules_lock,
+    restored_generators,
+)
 from . import inner_loop
 from .chunks import Chunks
 from .gears import GEARS
@@ -82,9 +90,13 @@ def hvp(
 
 @contextlib.contextmanager
 def _plain(loop: InnerLoop, inputs: Inputs) -> Iterator[Inputs]:
-    """The inputs without autograd's marks, and torch's modes and generators put back after."""
+    """The inputs without autograd's marks, and torch's modes and generators put back after.
+
+    One call at a time: modules and generators are there once, for all threads.
+    """
     plain = inputs.map(_without_autograd)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(modules_lock)
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.no_grad())
         if loop.program.has_dropout:
