@@ -21,11 +21,13 @@ from .step import LOSSES, Contender, Gradients, Step, Unavailable, samples_of
 from .workloads import Workload
 
 
-def fastmaml(workload: Workload, device: torch.device, dtype: torch.dtype) -> Step:
+def fastmaml(
+    workload: Workload, device: torch.device, dtype: torch.dtype, backend: str = "auto"
+) -> Step:
     """`fastmaml.MAML`, forward and backward."""
     samples = samples_of(workload, device, dtype)
     model = workload.model(dtype).to(device)
-    maml = fm.MAML(model, workload.lr, workload.steps, workload.loss)
+    maml = fm.MAML(model, workload.lr, workload.steps, workload.loss, backend=backend)
     parameters = dict(model.named_parameters())
 
     def step() -> Gradients:
@@ -34,6 +36,11 @@ def fastmaml(workload: Workload, device: torch.device, dtype: torch.dtype) -> St
         return {name: parameter.grad for name, parameter in parameters.items()}
 
     return step
+
+
+def fastmaml_generic(workload: Workload, device: torch.device, dtype: torch.dtype) -> Step:
+    """`fastmaml.MAML` as it runs what it cannot trace."""
+    return fastmaml(workload, device, dtype, backend="generic")
 
 
 def plain_loop(workload: Workload, device: torch.device, dtype: torch.dtype) -> Step:
@@ -136,6 +143,7 @@ BASE = "base"
 CONTENDERS: dict[str, Entry] = {
     "fastmaml": Entry("fastmaml", fastmaml),
     BASE: Entry("fastmaml at the base", fastmaml),
+    "generic": Entry("fastmaml, generic", fastmaml_generic),
     "plain": Entry("plain loop", plain_loop),
     "learn2learn": Entry("learn2learn", peers.learn2learn),
     "higher": Entry("higher", peers.higher),
@@ -145,3 +153,6 @@ CONTENDERS: dict[str, Entry] = {
     "jax": Entry("JAX jit", jax_jit),
 }
 """By the name for the command line."""
+
+OURS = ("fastmaml", BASE, "generic")
+"""Those that are no others."""

@@ -7,6 +7,7 @@ from .module_program import ModuleProgram, module_program
 from .module_state import StatelessModule, modules_lock, restored_generators
 from .trace import trace, traced
 from .trace_builder import TraceError
+from .trace_guards import has_hooks
 
 __all__ = [
     "INPUT",
@@ -25,6 +26,7 @@ __all__ = [
     "Slot",
     "StatelessModule",
     "TraceError",
+    "has_hooks",
     "module_program",
     "modules_lock",
     "restored_generators",

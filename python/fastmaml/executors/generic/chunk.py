@@ -47,6 +47,7 @@ class Chunk:
     loop: InnerLoop
     inputs: Inputs
     module: StatelessModule
+    needs_overrides: bool
     tasks: slice
     buffers: Tensors
     """By key, [*shape]."""
@@ -168,7 +169,9 @@ class Chunk:
             arguments[CONSTANT].update(bars)
             axes[CONSTANT].update(dict.fromkeys(bars, 0))
         loss = None if samples.y is None else self.loop.loss
-        run = Pass(self.loop.program, self.module, loss, self.inputs.seed, index)
+        run = Pass(
+            self.loop.program, self.module, self.needs_overrides, loss, self.inputs.seed, index
+        )
         return Call(run, arguments, axes)
 
     def _without_phi(self, role: str, samples: Samples, wanted: Set[str]) -> tuple[Arguments, Axes]:

@@ -6,10 +6,14 @@ from collections.abc import Iterator, Set
 from itertools import groupby
 from typing import Any
 
+from torch import Tensor
+
 from ...program import Cotangents, InnerLoop, Inputs, StatelessModule
 from ..reference.inner_loop import rate_row
 from .chunk import Chunk
 from .inner_loop import Choices
+from .objective import Tensors
+from .overrides import concern
 from .trial import TANGENT, Choice, choose
 
 
@@ -32,16 +36,9 @@ class Chunks:
             f"buffer:{name}": buffer.detach().clone()
             for name, buffer in loop.program.module.named_buffers()
         }
-        minus_rates = {
-            f"parameter:{slot.name}": -rate
-            for slot, rate in zip(loop.program.slots, inputs.rates, strict=True)
-            if rate is not None
-        }
-        self._minus_rates = [
-            {key: rate_row(rate, step) for key, rate in minus_rates.items()}
-            for step in range(loop.steps)
-        ]
+        self._minus_rates = [_minus_rates(loop, inputs, step) for step in range(loop.steps)]
         self._module = StatelessModule(loop.program.module, loop.program.aliases)
+        self._needs_overrides = concern(loop.program.module)
 
     def __iter__(self) -> Iterator[tuple[Chunk, Choices]]:
         for first, last in self._alike():
@@ -75,6 +72,7 @@ class Chunks:
             self._loop,
             self._inputs,
             self._module,
+            self._needs_overrides,
             tasks,
             self._buffers,
             self._minus_rates,
@@ -89,3 +87,16 @@ class Chunks:
             size = 1
         for start in range(first, last, size):
             yield self._chunk(start, min(start + size, last))
+
+
+def _minus_rates(loop: InnerLoop, inputs: Inputs, step: int) -> Tensors:
+    """See `Chunk.minus_rates`: the same tensor where slots share a rate."""
+    rows: dict[Any, Tensor] = {}
+    by_key = {}
+    for slot, rate in zip(loop.program.slots, inputs.rates, strict=True):
+        if rate is not None:
+            number = (rate.data_ptr(), rate.shape, rate.stride())
+            if number not in rows:
+                rows[number] = -rate_row(rate, step)
+            by_key[f"parameter:{slot.name}"] = rows[number]
+    return by_key

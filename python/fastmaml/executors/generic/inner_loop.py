@@ -175,37 +175,54 @@ class _Adjoint:
         """From v_{k+1} and r_{k+1} to v_k and r_k, but for the query's part."""
         chunk, loop, u = self._chunk, self._chunk.loop, {}
         minus_rates = chunk.minus_rates[step]
+        shared = self._shared(minus_rates)
         for slot, key in chunk.parameters(adapted=True):
             v, r, minus_rate = self._v.get(key), self._r.get(key), minus_rates[key]
-            if v is None:
+            if shared is not None:
+                u[key] = v
+            elif v is None:
                 u[key] = phi[key].new_zeros(phi[key].shape) if r is None else r
             else:
                 u[key] = minus_rate * v if r is None else torch.addcmul(r, minus_rate, v)
-                if velocity:
-                    self._gradients.add_rate(slot, step, v, velocity[key])
+            if velocity and v is not None:
+                self._gradients.add_rate(slot, step, v, velocity[key])
             if loop.momentum:
                 self._r[key] = loop.momentum * u[key]
         if tangent is not None:
-            self._absorb("support", tangent(u))
+            self._absorb("support", tangent(u), shared)
         elif u and not loop.first_order:
             call = chunk.support(phi, step, for_tangent=True)
             gear = self._choices.inner.gear
-            self._absorb("support", gear.tangent(call.run, call.arguments, call.axes, u))
+            found = gear.tangent(call.run, call.arguments, call.axes, u)
+            self._absorb("support", found, shared)
 
     def finish(self) -> None:
         """v_0 is the gradient of phi_0."""
         self._gradients.add_parameters(self._v)
 
-    def _absorb(self, role: str, bars: Tangent) -> None:
+    def _shared(self, minus_rates: Tensors) -> Tensor | None:
+        """The rate times -1 where it is one number for all: H u = -rate H v then, and v need not be
+        scaled. With momentum, u is another."""
+        if self._chunk.loop.momentum or not minus_rates or not self._v.keys() >= minus_rates.keys():
+            return None
+        first, *others = minus_rates.values()
+        is_one = first.numel() == 1 and all(other is first for other in others)
+        return first if is_one else None
+
+    def _absorb(self, role: str, bars: Tangent, scale: Tensor | None = None) -> None:
+        """Adds the bars, times `scale`."""
         by_moving, by_resting = bars
         for key, bar in by_moving.items():
-            if key in self._sums:
-                self._v[key] += bar
-            elif key in self._v:
-                self._v[key] = self._v[key] + bar
-                self._sums.add(key)
+            v = self._v.get(key)
+            if v is None:
+                self._v[key] = bar if scale is None else scale * bar
+            elif key in self._sums:
+                v.add_(bar) if scale is None else v.addcmul_(bar, scale)
             else:
-                self._v[key] = bar
+                self._v[key] = v + bar if scale is None else torch.addcmul(v, bar, scale)
+                self._sums.add(key)
+        if scale is not None:
+            by_resting = {key: scale * bar for key, bar in by_resting.items()}
         self._gradients.add_resting(role, by_resting)
 
 

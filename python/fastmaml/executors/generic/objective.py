@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +22,9 @@ Tensors: TypeAlias = dict[str, Tensor]
 task's index; "loss_bar" and "prediction:LEAF_bar", the cotangents of what the pass finds."""
 
 
+_NOTHING = nullcontext()
+
+
 @dataclass(frozen=True)
 class Pass:
     """What a gear differentiates. Tensors are those of one task, without a task axis."""
@@ -28,6 +32,8 @@ class Pass:
     program: ModuleProgram
     module: StatelessModule
     """The program's."""
+    needs_overrides: bool
+    """See `overrides.concern`."""
     loss: Loss | None
     """None where no loss is read."""
     seed: int
@@ -49,10 +55,8 @@ class Pass:
             constant: all the rest.
         """
         tensors = {**moving, **resting, **constant}
-        draw = Draw(self.seed, tensors["task"], self.index)
         state = self._state(tensors)
-        running = [state[name] for name in self.program.running_means]
-        with Overrides(draw, running, self.is_classic):
+        with self._overrides(tensors, state):
             output = self.module(state, tensors["x"])
             leaves, tree = tree_flatten(output)
             if tree != self.program.output_tree:
@@ -76,6 +80,13 @@ class Pass:
         """Make torch's generators draw what belongs to this pass of a task, whenever it runs."""
         if self.program.has_dropout:
             torch.manual_seed(key_of(self.seed, task, self.index))
+
+    def _overrides(self, tensors: Tensors, state: Tensors) -> AbstractContextManager[Any]:
+        if not self.needs_overrides and (self.loss is None or self.loss.function is None):
+            return _NOTHING
+        draw = Draw(self.seed, tensors["task"], self.index)
+        running = [state[name] for name in self.program.running_means]
+        return Overrides(draw, running, self.is_classic)
 
     def _state(self, tensors: Tensors) -> Tensors:
         """What the module holds in this pass: the buffers that it writes to are copies."""

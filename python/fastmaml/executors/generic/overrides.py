@@ -14,11 +14,41 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
 from torch.overrides import TorchFunctionMode
 
+from ...nn import Sin
+from ...program import has_hooks
 from ..reference.dropout import drop_out
 from ..reference.rules import Draw
+
+_UNCONCERNED = frozenset(
+    {
+        nn.Sequential,
+        nn.Linear,
+        nn.Flatten,
+        nn.Identity,
+        nn.ReLU,
+        nn.LeakyReLU,
+        nn.ELU,
+        nn.Tanh,
+        nn.Sigmoid,
+        nn.GELU,
+        nn.SiLU,
+        nn.Softplus,
+        Sin,
+    }
+)
+"""Modules whose forward calls nothing that means something else here."""
+
+
+def concern(model: nn.Module) -> bool:
+    """Whether a forward pass of the model may need `Overrides`, which slow it down."""
+    return _has_any_global_hook() or any(
+        type(module) not in _UNCONCERNED or "forward" in vars(module) or has_hooks(module)
+        for module in model.modules()
+    )
 
 
 class Overrides(TorchFunctionMode):
