@@ -10,7 +10,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from fastmaml.executors import native
+from fastmaml.executors import native, reference
 from fastmaml.program import Cotangents, InnerLoop, Inputs, Loss, Outputs, Samples
 from oracle import errors, flatten, oracle
 from programs import Builder, random_case
@@ -103,6 +103,23 @@ def test_same_bits_from_any_number_of_threads(tasks, dtype, threads):
         threads(count)
         together = run(case)
         assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_few_large_tasks_share_the_cores(dtype, threads):
+    # Three tasks do not come out even on two cores: each is given both.
+    case = mlp([120, 120, 7], 3, 600, 9, 2, dtype)
+    loop, inputs, cotangents, wanted = case
+    exact = reference.run(loop, inputs, adapted=True, cotangents=cotangents, wanted=wanted)
+    tolerance = 1e-9 if dtype == torch.float64 else 1e-3
+    threads(1)
+    alone = run(case)
+    for key, gradient in exact.gradients.items():
+        ours = native.run(loop, inputs, cotangents=cotangents, wanted=wanted).gradients[key]
+        assert (ours - gradient).abs().max() <= tolerance * gradient.abs().max().clamp(min=1e-3)
+    for count in (2, 4):
+        threads(count)
+        assert all(torch.equal(a, b) for a, b in zip(alone, run(case), strict=True))
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <cstdlib>
 #include <limits>
 #include <memory>
@@ -39,18 +40,28 @@ struct Threads {
   int lanes;  // a team
 };
 
-// One team a thread; where tasks are fewer than threads, several lanes a team, if a task is large
-// enough to be worth their waiting for each other.
+// One team a thread; several lanes a team where that ends sooner, since tasks are few and do not
+// come out even, if a task is large enough to be worth their waiting for each other.
 template <class Real>
 Threads divide(const Call<Real>& call, int64_t chunks, int threads) {
   constexpr double worth_a_thread = 2e5, worth_a_lane = 4e6;
+  constexpr double lane_share = 0.9;  // of a thread's work that each lane after the first adds
   const double work = task_work(call);
   const double useful = std::max(1.0, work * call.tasks / worth_a_thread);
   if (useful < threads) threads = static_cast<int>(useful);
-  if (chunks >= threads) return {threads, 1};
-  const int teams = static_cast<int>(chunks);
-  const int lanes = static_cast<int>(std::clamp(work / worth_a_lane, 1.0, double(threads / teams)));
-  return {teams, lanes};
+  const int most_lanes = static_cast<int>(std::clamp(work / worth_a_lane, 1.0, double(threads)));
+  Threads best{0, 0};
+  double least = std::numeric_limits<double>::infinity();
+  for (int lanes = 1; lanes <= most_lanes; ++lanes) {
+    const int teams = static_cast<int>(std::min<int64_t>(threads / lanes, chunks));
+    const double rounds = std::ceil(double(chunks) / teams);
+    const double time = rounds / (1 + lane_share * (lanes - 1));
+    if (time < least) {
+      least = time;
+      best = {teams, lanes};
+    }
+  }
+  return best;
 }
 
 template <class Real>

@@ -49,11 +49,8 @@ struct Activation {
     const Function f(op);
     const Real *x = o.x[0], *y = o.y, *x_dot = o.x_dot[0], *y_bar = o.y_bar;
     const Real* y_bar_dot = o.y_bar_dot;
-    Real* x_grad = o.x_grad[0];
-    const bool add = o.add_x[0];
-    team.each(op.rows * op.in * o.samples, [=](int64_t i) {
-      put(x_grad + i,
-          f.first(x[i], y[i]) * y_bar_dot[i] + f.second(x[i], y[i]) * x_dot[i] * y_bar[i], add);
+    put_each(team, op.rows * op.in * o.samples, o.x_grad[0], o.add_x[0], [=](int64_t i) {
+      return f.first(x[i], y[i]) * y_bar_dot[i] + f.second(x[i], y[i]) * x_dot[i] * y_bar[i];
     });
     team.sync();
   }
@@ -66,8 +63,8 @@ struct Activation {
     if (!to) return;
     const Function f(op);
     const Real *x = o.x[0], *y = o.y;
-    team.each(op.rows * op.in * o.samples,
-              [=](int64_t i) { put(to + i, f.first(x[i], y[i]) * from[i], add); });
+    put_each(team, op.rows * op.in * o.samples, to, add,
+             [=](int64_t i) { return f.first(x[i], y[i]) * from[i]; });
     team.sync();
   }
 };

@@ -41,7 +41,7 @@ struct Add {
       Real* x_grad = o.x_grad[input];
       const bool add = o.add_x[input];
       if (!x_grad) continue;
-      team.each(op.rows * op.in * o.samples, [=](int64_t i) { put(x_grad + i, y_bar[i], add); });
+      put_each(team, op.rows * op.in * o.samples, x_grad, add, [=](int64_t i) { return y_bar[i]; });
     }
     team.sync();
   }

@@ -93,4 +93,15 @@ FM_HD void put(Real* destination, Real value, bool add) {
   *destination = add ? *destination + value : value;
 }
 
+// The same for many, value(i) to the i-th. `add` is asked for once: in the loop it would keep the
+// compiler from making vectors of it.
+template <class Team, class Real, class F>
+FM_HD void put_each(Team& team, int64_t count, Real* destination, bool add, F value) {
+  if (add) {
+    team.each(count, [=](int64_t i) { destination[i] += value(i); });
+  } else {
+    team.each(count, [=](int64_t i) { destination[i] = value(i); });
+  }
+}
+
 }  // namespace fastmaml::FM_ISA

@@ -12,6 +12,8 @@
 // (outer and plain). So any part of c, computed by anyone, has the same bits.
 #pragma once
 
+#include <type_traits>
+
 #include "gemm_tiles.h"
 
 namespace fastmaml::FM_ISA {
@@ -60,16 +62,23 @@ struct Runs {
   int64_t operator[](int64_t index) const { return size + (index < longer); }
 };
 
+// Numbers that stay in the first-level cache beside others.
+template <class Real>
+constexpr int64_t cache = 16 * 1024 / sizeof(Real);
+
+// And in the second-level one.
+template <class Real>
+constexpr int64_t second_cache = 16 * cache<Real>;
+
 // Covers c with tiles of nearly equal sizes.
 template <class Real, class Tile>
 void cover(const Product<Real>& p) {
   static constexpr auto tiles = make_tiles<Real, Tile>();
-  constexpr int64_t cache = 16 * 1024 / sizeof(Real);  // numbers that stay in the first-level cache
   constexpr int64_t width = Tile::column_width;
   if (p.m == 0 || p.n == 0) return;
   const int64_t all_columns = ceil_div(p.n, width);
   const Runs columns(all_columns, Tile::columns_for(p.m));
-  if (p.k * p.n <= cache && p.k * p.m > cache) {  // a is the one to read once
+  if (p.k * p.n <= cache<Real> && p.k * p.m > cache<Real>) {  // a is the one to read once
     const Runs rows(p.m, Tile::rows_beside(static_cast<int>(columns[0])));
     for (int64_t r = 0, i = 0; i < p.m; i += rows[r++]) {
       for (int64_t s = 0, j = 0; j < all_columns; j += columns[s++]) {
@@ -202,10 +211,51 @@ FM_INLINE double filled(int64_t count) {
   return double(count) / double(ceil_div(count, width) * width);
 }
 
+// Dot tiles read all of a for every few columns of c: as many rows at a time as stay in the first-
+// level cache.
+template <class Real>
+void cover_in_rows(const Product<Real>& p) {
+  constexpr int64_t tile = DotTile<Real>::rows_beside(DotTile<Real>::max_columns);
+  const int64_t tiles = cache<Real> / (p.k * tile);
+  const int64_t rows = tile * (tiles < 4 ? 4 : tiles);
+  for (int64_t i = 0; i < p.m; i += rows) {
+    cover<Real, DotTile<Real>>(slice(p, {i, i + rows < p.m ? i + rows : p.m}, {0, p.n}));
+  }
+}
+
+constexpr int64_t most_depth = 384;
+
+// Outer tiles read a strip of b, k numbers deep, for every few rows of c: where that would not stay
+// in the cache, some of k at a time, and what has been summed goes through c. Where k is cut
+// depends on k alone, so every element of c is summed in the same order.
+template <class Real>
+void cover_in_depth(Product<Real> p) {
+  const int64_t parts = ceil_div(p.k, most_depth);
+  const Product<Real> whole = p;
+  for (int64_t index = 0; index < parts; ++index) {
+    const Range depth = part(whole.k, parts, index);
+    const int64_t a_step = depth.begin * p.a.col_stride, b_step = depth.begin * p.b.row_stride;
+    p.k = depth.end - depth.begin;
+    p.a.data = whole.a.data + a_step;
+    p.b.data = whole.b.data + b_step;
+    if (p.a_more) {
+      p.a_more = whole.a_more + a_step;
+      p.b_more = whole.b_more + b_step;
+    }
+    cover<Real, OuterTile<Real>>(p);
+    p.init = {p.c.data, p.c.row_stride, p.c.col_stride};
+  }
+}
+
 template <class Real, class Tile>
-FM_INLINE void cover_share(const Product<Real>& p, int rank, int size) {
-  if (size == 1) return cover<Real, Tile>(p);
-  cover<Real, Tile>(share<Real, Tile>(p, rank, size));
+FM_INLINE void cover_share(const Product<Real>& whole, int rank, int size) {
+  const Product<Real> p = size == 1 ? whole : share<Real, Tile>(whole, rank, size);
+  if constexpr (std::is_same_v<Tile, DotTile<Real>>) {
+    if (p.k * p.m > second_cache<Real>) return cover_in_rows(p);
+  } else {
+    if (p.k > most_depth) return cover_in_depth(p);
+  }
+  cover<Real, Tile>(p);
 }
 
 // Computes the part of c that falls to lane `rank` of `size`. init.data null means zero.

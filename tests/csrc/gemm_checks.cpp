@@ -147,6 +147,13 @@ void check_products() {
                   Real(1), is_sum);
     check_product(300, 21, 70, Layout::rows, Layout::rows, Layout::rows, Init::zero, Real(1),
                   is_sum);
+    // Deeper than outer tiles go at once, and more rows than dot tiles read at once.
+    check_product(23, 39, 1000, Layout::columns, Layout::rows, Layout::rows, Init::self,
+                  Real(-0.25), is_sum);
+    check_product(39, 23, 1000, Layout::columns, Layout::rows, Layout::columns, Init::row, Real(1),
+                  is_sum);
+    check_product(610, 9, 120, Layout::rows, Layout::columns, Layout::rows, Init::row, Real(1),
+                  is_sum);
   }
 }
 
