@@ -110,7 +110,7 @@ class Run(_Function):
         needed = ctx.needs_input_grad
         if all(cotangent is None for cotangent in cotangents):
             return (None,) * len(needed)
-        keys = tuple([key for key, need in zip(ctx.call.keys, needed[1:], strict=True) if need])
+        keys = ctx.call.prepared.keys_where(needed[1:])
         known = None if _may_be_differentiated() else ctx.call.known_gradients(keys, cotangents)
         if known is None:
             known = Gradient.apply(ctx.call, keys, len(cotangents), *cotangents, *tensors)

@@ -46,11 +46,20 @@ class Prepared:
         """Of the inputs, in the order of `Inputs.flat`."""
         self.wanted = frozenset(key for key, tensor in tensors.items() if tensor.requires_grad)
         """The keys of what requires grad."""
+        self._keys_where: dict[tuple[bool, ...], tuple[str, ...]] = {}
         self.tasks = inputs.tasks
         self._on_cpu = next(iter(tensors.values())).device.type == "cpu"
         self._slots = len(loop.program.slots)
         self._has_rate = tuple(rate is not None for rate in inputs.rates)
         self._support, self._query = _Parts(inputs.support), _Parts(inputs.query)
+
+    def keys_where(self, flags: tuple[bool, ...]) -> tuple[str, ...]:
+        """Those of the inputs that have their flag up."""
+        keys = self._keys_where.get(flags)
+        if keys is None:
+            keys = tuple([key for key, flag in zip(self.keys, flags, strict=True) if flag])
+            self._keys_where[flags] = keys
+        return keys
 
     def inputs(self, tensors: Sequence[Tensor], seed: int) -> Inputs:
         """The tensors, in the order of `keys`, in their places."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
@@ -115,6 +116,6 @@ class Program:
         """Of one sample of the output."""
         return self.values[self.output]
 
-    @property
+    @cached_property
     def has_dropout(self) -> bool:
         return any(op.kind == "dropout" for op in self.ops)
