@@ -15,6 +15,8 @@ from collections.abc import Callable
 import pytest
 import torch
 from fastmaml import functional as fm
+from fastmaml.executors.generic import trial
+from fastmaml.executors.generic.gears import DOUBLE_BACKWARD, GEARS
 from plain_loop import plain_loop
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
@@ -148,8 +150,10 @@ def test_torch_is_wrong_about_weight_norm(episode):
     assert relative_error({name: hu[0].detach() for name, hu in products.items()}, exact) < 1e-7
 
 
-def test_batch_norm_with_a_strided_weight(episode, backend):
+@pytest.mark.parametrize("gears", [GEARS, (DOUBLE_BACKWARD,)], ids=["all", "double backward"])
+def test_batch_norm_with_a_strided_weight(episode, backend, gears, monkeypatch):
     """torch 2.13's backward pass on the CPU reads a strided weight as if it were contiguous."""
+    monkeypatch.setattr(trial, "GEARS", gears)
     x = episode[0][0].clone().requires_grad_()
     weight = torch.linspace(0.5, 2, 16, dtype=torch.float64).reshape(8, 2)[:, 0]
     bars = torch.linspace(-1, 1, 80, dtype=torch.float64).reshape(10, 8)
