@@ -35,8 +35,8 @@ struct Gain {
                        Real* to, bool add) {
     if (!to) return;
     const Factor<Real> factor(op, o);
-    team.each(op.rows * op.in * o.samples,
-              [=](int64_t i) { put(to + i, from ? factor(i) * from[i] : Real(0), add); });
+    put_each(team, op.rows * op.in * o.samples, to, add,
+             [=](int64_t i) { return from ? factor(i) * from[i] : Real(0); });
     team.sync();
   }
 };

@@ -275,11 +275,9 @@ class InnerLoop {
     const LossInputs<Real> inputs = loss_inputs(call_.query, values);
     LossGradients<Real> to = loss_gradients(call_.query, bars);
     if (k == call_.steps && call_.prediction_bar && to.prediction) {
-      Real* prediction_grad = to.prediction;
-      const bool add = to.add_prediction;
       const Real* given = call_.prediction_bar + task_ * call_.query.count * call_.output_size;
-      team_.each(inputs.samples * call_.output_size,
-                 [=](int64_t i) { put(prediction_grad + i, given[i], add); });
+      put_each(team_, inputs.samples * call_.output_size, to.prediction, to.add_prediction,
+               [=](int64_t i) { return given[i]; });
       to.add_prediction = true;
       team_.sync();
     }

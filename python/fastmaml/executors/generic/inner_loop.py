@@ -1,7 +1,7 @@
 """The inner loop of a chunk of tasks, forward and adjoint, as `program.inner_loop` states it.
 
 What is kept of the forward loop is a set of the adapted parameters a step (two where gradients of
-rates are wanted), and no graph.
+rates are wanted), and no graph that reaches over steps.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .objective import Tensors
 from .trial import GRADIENT, TANGENT, VALUE, Choice, choose
 
 GRAPH_BYTES = 96 * 2**20
-"""The memory that graphs of single steps may take, as the tasks of a chunk may (`chunks`)."""
+"""The memory that the graphs of single steps of one task may take."""
 
 
 @dataclass(frozen=True)
