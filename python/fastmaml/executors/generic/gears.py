@@ -12,7 +12,6 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
 from torch.func import grad, jvp, vmap
 from torch.utils._pytree import tree_map
 
@@ -193,26 +192,7 @@ def _grad_or_none(
 ) -> Sequence[Tensor | None]:
     if not leaves or not any(value.requires_grad for value in values):
         return [None] * len(leaves)
-    if bars is not None:
-        with torch.enable_grad():
-            values = [_Contraction.apply(bars, *values)]
-    return torch.autograd.grad(values, leaves, create_graph=create_graph, allow_unused=True)
-
-
-class _Contraction(Function):
-    """Stands for sum <bar, value>, of which only the gradient is read: the bars.
-
-    torch.autograd.grad takes bars as well, and looks at each for longer than it takes to get here.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, bars: Sequence[Tensor], *values: Tensor) -> Tensor:
-        ctx.bars = bars
-        return values[0].new_zeros(())
-
-    @staticmethod
-    def backward(ctx: Any, _: Tensor) -> tuple[Tensor | None, ...]:
-        return None, *ctx.bars
+    return torch.autograd.grad(values, leaves, bars, create_graph=create_graph, allow_unused=True)
 
 
 def _or_zeros(gradient: Tensor | None, leaf: Tensor) -> Tensor:
