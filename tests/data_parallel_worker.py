@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import os
+import sys
 from collections.abc import Callable
 
 import fastmaml as fm
@@ -83,6 +85,10 @@ def main() -> None:
         if dist.get_rank() == 0:
             print(f"{name} agrees", flush=True)
     dist.destroy_process_group()
+    # DistributedDataParallel keeps gloo's threads alive beyond the group, and one of them may
+    # still hold all_gather's tensors: to drop them while Python ends would be std::terminate.
+    sys.stdout.flush()
+    os._exit(0)
 
 
 if __name__ == "__main__":
