@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import re
 from collections.abc import Callable
 from typing import Any
@@ -196,7 +197,10 @@ def test_the_first_gear_that_is_right_runs(name: str):
 
 @pytest.mark.parametrize("fastest", generic.GEARS, ids=lambda gear: gear.name)
 def test_the_fastest_of_the_gears_that_are_right_runs(monkeypatch, fastest):
-    monkeypatch.setattr(trial, "seconds_a_task", lambda gear, *_: 1.0 + (gear is not fastest))
+    def seconds(gears, *_):
+        return {gear: 1.0 + (gear is not fastest) for gear in gears}
+
+    monkeypatch.setattr(trial, "seconds_a_task", seconds)
     model, data = CASES["tied weights"].make()
     maml = fm.MAML(model, 0.1, 2, loss=F.mse_loss, backend="generic")
     maml(*data).loss.backward()
@@ -207,13 +211,25 @@ def test_the_fastest_of_the_gears_that_are_right_runs(monkeypatch, fastest):
 
 def test_the_time_of_a_task_is_shared_by_those_of_a_chunk(monkeypatch):
     def seconds(gear, run, order, arguments, axes):
-        return {1: 1.0, 2: 1.25}[len(arguments[2]["task"])]
+        return 1.0 if axes is None else {1: 1.0, 2: 1.25}[len(arguments[2]["task"])]
 
     monkeypatch.setattr(trial, "_seconds", seconds)
-    batched, alone = generic.GEARS[0], generic.GEARS[-1]
+    gears = batched, alone = generic.GEARS[0], generic.GEARS[-1]
     few, axes = ({}, {}, {"task": torch.arange(2)}), ({}, {}, {"task": 0})
-    assert TIMED(batched, None, 2, few, axes, 3) == 0.25 + 0.75 / 3
-    assert TIMED(batched, None, 2, few, axes, 1) == TIMED(alone, None, 2, few, axes, 3) == 1.0
+    assert TIMED(gears, None, 2, few, axes, 3) == {batched: 0.25 + 0.75 / 3, alone: 1.0}
+    assert TIMED(gears, None, 2, few, axes, 1) == {batched: 1.0, alone: 1.0}
+
+
+def test_a_busy_moment_does_not_choose_the_gear(monkeypatch):
+    calls = itertools.count()
+
+    def seconds(gear, *_):
+        return 100.0 if next(calls) < 4 else gear.is_batched + 1.0
+
+    monkeypatch.setattr(trial, "_seconds", seconds)
+    gears = generic.GEARS[0], generic.GEARS[-1]
+    few, axes = ({}, {}, {"task": torch.arange(2)}), ({}, {}, {"task": 0})
+    assert TIMED(gears, None, 2, few, axes, 1) == {gears[0]: 2.0, gears[1]: 1.0}
 
 
 @pytest.mark.parametrize("start", range(0, 60, 20))

@@ -154,9 +154,9 @@ def test_few_tasks_at_a_time_lead_to_the_same(softmax_net, episode, monkeypatch)
 def test_the_trial_counts_the_tasks_that_a_chunk_holds(softmax_net, episode, monkeypatch):
     counted = []
 
-    def seconds(gear, run, order, few, axes, tasks):
+    def seconds(gears, run, order, few, axes, tasks):
         counted.append(tasks)
-        return float(not gear.is_batched)
+        return {gear: float(not gear.is_batched) for gear in gears}
 
     monkeypatch.setattr(trial, "seconds_a_task", seconds)
     for size, held in ((chunk.CHUNK_BYTES, 3), (1, 1)):

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from ..errors import BackendError
-from .gears import Arguments, Axes, task_of
+from .gears import CONSTANT, Arguments, Axes, tasks_of
 from .objective import Pass, Tensors
 
 
@@ -64,7 +64,7 @@ def _record(
     run: Pass, arguments: Arguments, axes: Axes
 ) -> tuple[Tensor, tuple[Tensors, Tensors, Tensors]]:
     """The value of the first task, and the leaves that it may depend on."""
-    run.prepare(int(arguments[2]["task"][0]))
+    run.prepare(arguments[CONSTANT]["task"][0])
 
     def leaf(key: str, tensor: Tensor) -> Tensor:
         counts = tensor.is_floating_point() and not key.startswith("buffer:")
@@ -72,7 +72,7 @@ def _record(
 
     leaves = tuple(
         {key: leaf(key, tensor) for key, tensor in part.items()}
-        for part in task_of(arguments, axes, slice(0, 1), squeeze=True)
+        for part in tasks_of(arguments, axes, 0)
     )
     value, _ = run(*leaves)
     return value, leaves

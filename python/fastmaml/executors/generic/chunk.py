@@ -11,11 +11,8 @@ import torch
 from torch import Tensor
 
 from ...program import Cotangents, InnerLoop, Inputs, Samples, StatelessModule
-from .gears import Arguments, Axes
+from .gears import CONSTANT, MOVING, RESTING, Arguments, Axes
 from .objective import Pass, Tensors
-
-MOVING, RESTING, CONSTANT = range(3)
-"""The places of `Arguments`."""
 
 CHUNK_BYTES = 48 * 2**20
 """The memory that the tasks of a chunk may take, by estimate; one task always runs."""
@@ -30,7 +27,7 @@ class Call:
 
     run: Pass
     arguments: Arguments
-    axes: Axes
+    axes: Axes | None
 
     @property
     def is_differentiated(self) -> bool:
@@ -41,14 +38,16 @@ class Call:
 class Chunk:
     """Consecutive tasks of a call, all with the same number of real samples.
 
-    Adapted parameters and their adjoints are dicts by key, [B, *shape].
+    Adapted parameters and their adjoints are dicts by key, [B, *shape]; without the task axis B,
+    as all tensors of the chunk, where it is one task alone.
     """
 
     loop: InnerLoop
     inputs: Inputs
     module: StatelessModule
     needs_overrides: bool
-    tasks: slice
+    tasks: slice | int
+    """A number: one task alone. As an index it takes their part of a tensor [T, ...]."""
     buffers: Tensors
     """By key, [*shape]."""
     minus_rates: Sequence[Tensors]
@@ -59,9 +58,14 @@ class Chunk:
     _unmoved: dict[Any, tuple[Arguments, Axes]] = field(default_factory=dict)
 
     @property
-    def count(self) -> int:
-        """B."""
-        return self.tasks.stop - self.tasks.start
+    def first(self) -> int:
+        """The first task."""
+        return self.tasks if self.is_alone else self.tasks.start
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether it is one task, without a task axis."""
+        return isinstance(self.tasks, int)
 
     @property
     def goes_back(self) -> bool:
@@ -81,9 +85,14 @@ class Chunk:
         phi = {}
         for slot, key in self.parameters(adapted=True):
             parameter = self._parameter(slot)
-            shape = self.loop.program.slots[slot].shape
-            phi[key] = parameter if self.is_own(slot) else parameter.expand(self.count, *shape)
+            phi[key] = parameter if self.is_own(slot) else self.for_each(parameter)
         return phi
+
+    def for_each(self, tensor: Tensor) -> Tensor:
+        """The same tensor for each of the tasks."""
+        if self.is_alone:
+            return tensor
+        return tensor.expand(self.tasks.stop - self.tasks.start, *tensor.shape)
 
     def support(self, phi: Tensors, step: int, *, for_tangent: bool = False) -> Call:
         """The pass over the support samples after `step` inner steps.
@@ -127,7 +136,7 @@ class Chunk:
 
     def real(self, samples: Samples) -> slice:
         """Which samples of each task are real."""
-        return slice(None if samples.size is None else samples.size[self.tasks.start])
+        return slice(None if samples.size is None else samples.size[self.first])
 
     @cached_property
     def _parameters(self) -> tuple[list[tuple[int, str]], ...]:
@@ -168,6 +177,7 @@ class Chunk:
         if bars:
             arguments[CONSTANT].update(bars)
             axes[CONSTANT].update(dict.fromkeys(bars, 0))
+        axes = None if self.is_alone else axes
         loss = None if samples.y is None else self.loop.loss
         run = Pass(
             self.loop.program, self.module, self.needs_overrides, loss, self.inputs.seed, index
@@ -196,9 +206,9 @@ class Chunk:
                 add(place_of(f"{role}_{part}", tensor), part, tensor)
         for key, buffer in self.buffers.items():
             if key.removeprefix("buffer:") in self.loop.program.written:
-                add(CONSTANT, key, buffer.expand(self.count, *buffer.shape))
+                add(CONSTANT, key, self.for_each(buffer))
             else:
                 add(CONSTANT, key, buffer, None)
-        first, last = self.tasks.start, self.tasks.stop
-        add(CONSTANT, "task", torch.arange(first, last, device=samples.x.device))
+        numbers = torch.arange(self.inputs.tasks, device=samples.x.device)
+        add(CONSTANT, "task", numbers[self.tasks])
         return arguments, axes

@@ -42,14 +42,14 @@ class Chunks:
 
     def __iter__(self) -> Iterator[tuple[Chunk, Choices]]:
         for first, last in self._alike():
-            choices = Choices.of(self._chunk(first, last))
+            choices = Choices.of(self._chunk(slice(first, last)))
             for chunk in self._split(first, last, [choices.inner, choices.query]):
                 yield chunk, choices
 
     def for_products(self) -> Iterator[tuple[Chunk, Choice]]:
         """For Hessian-vector products at phi_0."""
         for first, last in self._alike():
-            chunk = self._chunk(first, last)
+            chunk = self._chunk(slice(first, last))
             call = chunk.support(chunk.initial(), 0)
             choice = choose(call.run, TANGENT, call.arguments, call.axes, chunk.fitting)
             for part in self._split(first, last, [choice]):
@@ -66,8 +66,7 @@ class Chunks:
             tasks = list(group)
             yield tasks[0], tasks[-1] + 1
 
-    def _chunk(self, first: int, last: int) -> Chunk:
-        tasks = slice(first, last)
+    def _chunk(self, tasks: slice | int) -> Chunk:
         return Chunk(
             self._loop,
             self._inputs,
@@ -82,11 +81,12 @@ class Chunks:
 
     def _split(self, first: int, last: int, choices: list[Choice | None]) -> Iterator[Chunk]:
         passes = [choice.task_bytes for choice in choices if choice and choice.gear.is_batched]
-        size = self._chunk(first, last).fitting(max(passes, default=0))
         if not all(choice.gear.is_batched for choice in choices if choice):
-            size = 1
+            yield from map(self._chunk, range(first, last))
+            return
+        size = self._chunk(slice(first, last)).fitting(max(passes, default=0))
         for start in range(first, last, size):
-            yield self._chunk(start, min(start + size, last))
+            yield self._chunk(slice(start, min(start + size, last)))
 
 
 def _minus_rates(loop: InnerLoop, inputs: Inputs, step: int) -> Tensors:

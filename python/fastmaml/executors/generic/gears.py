@@ -17,10 +17,16 @@ from torch.utils._pytree import tree_map
 
 from .objective import Pass, Tensors
 
+_run_backward = torch.autograd.Variable._execution_engine.run_backward
+
 Arguments: TypeAlias = tuple[Tensors, ...]
 """moving, resting and constant of `Pass`, with a task axis where `Axes` says so."""
+MOVING, RESTING, CONSTANT = range(3)
+"""The places of `Arguments`."""
 Axes: TypeAlias = tuple[dict[str, int | None], ...]
-"""0 where a tensor has a task axis, None where all tasks share it."""
+"""0 where a tensor has a task axis, None where all tasks share it.
+
+None in the place of `Axes`: the arguments are those of one task, without a task axis."""
 OfTask: TypeAlias = Callable[..., Any]
 Gradient: TypeAlias = tuple[Tensors, Tensors, Tensors]
 """By moving, by resting, and what the pass found."""
@@ -31,53 +37,48 @@ Record: TypeAlias = tuple[Tensors, Callable[[Tensors], Tangent]]
 
 @dataclass(frozen=True)
 class Gear:
-    """Values and derivatives of a pass for all tasks of a chunk, with a task axis in front."""
+    """Values and derivatives of a pass for all tasks of a chunk, with a task axis in front if the
+    arguments have one."""
 
     name: str
     is_batched: bool
     gradient_of: Callable[[Pass], OfTask]
     tangent_of: Callable[[Pass], OfTask]
-    record: Callable[[Pass, Arguments, Axes], Record] | None = None
-    """The gradient of a chunk of one task by what moves, and what its tangent is along any u: the
-    same as by `tangent`, from a graph that is kept."""
+    record: Callable[[Pass, Arguments], Record] | None = None
+    """Of one task, without a task axis: the gradient by what moves, and what its tangent is along
+    any u: the same as by `tangent`, from a graph that is kept."""
 
-    def value(self, run: Pass, arguments: Arguments, axes: Axes) -> Tensors:
+    def value(self, run: Pass, arguments: Arguments, axes: Axes | None) -> Tensors:
         """What the pass finds."""
         with torch.no_grad():
             return self._map(lambda *tensors: run(*tensors)[1], run, arguments, axes)
 
-    def gradient(self, run: Pass, arguments: Arguments, axes: Axes) -> Gradient:
+    def gradient(self, run: Pass, arguments: Arguments, axes: Axes | None) -> Gradient:
         """Of the value, by what moves and what rests; and what the pass finds."""
         return self._map(self.gradient_of(run), run, arguments, axes)
 
-    def tangent(self, run: Pass, arguments: Arguments, axes: Axes, u: Tensors) -> Tangent:
-        """The derivative of the gradient along u, [T, *shape] for each tensor that moves."""
-        with_u = (*arguments, u), (*axes, dict.fromkeys(u, 0))
-        return self._map(self.tangent_of(run), run, *with_u)
+    def tangent(self, run: Pass, arguments: Arguments, axes: Axes | None, u: Tensors) -> Tangent:
+        """The derivative of the gradient along u, which holds one for each tensor that moves."""
+        with_u = None if axes is None else (*axes, dict.fromkeys(u, 0))
+        return self._map(self.tangent_of(run), run, (*arguments, u), with_u)
 
-    def _map(self, of_task: OfTask, run: Pass, arguments: Arguments, axes: Axes) -> Any:
+    def _map(self, of_task: OfTask, run: Pass, arguments: Arguments, axes: Axes | None) -> Any:
+        if axes is None:
+            run.prepare(arguments[CONSTANT]["task"])
+            return of_task(*arguments)
         if self.is_batched:
             return vmap(of_task, in_dims=axes)(*arguments)
-        results = []
-        for index, task in enumerate(arguments[2]["task"].tolist()):
-            run.prepare(task)
-            one = slice(index, index + 1)
-            results.append(of_task(*task_of(arguments, axes, one, squeeze=True)))
-        if len(results) == 1:
-            return tree_map(lambda tensor: tensor.unsqueeze(0), results[0])
+        results = [
+            self._map(of_task, run, tasks_of(arguments, axes, index), None)
+            for index in range(len(arguments[CONSTANT]["task"]))
+        ]
         return tree_map(lambda *tensors: torch.stack(tensors), *results)
 
 
-def task_of(arguments: Arguments, axes: Axes, tasks: slice, *, squeeze: bool = False) -> Arguments:
-    """The arguments for some of the tasks; for one, without the task axis if `squeeze`."""
-
-    def some(tensor: Tensor, axis: int | None) -> Tensor:
-        if axis is None:
-            return tensor
-        return tensor.select(0, tasks.start) if squeeze else tensor[tasks]
-
+def tasks_of(arguments: Arguments, axes: Axes, tasks: slice | int) -> Arguments:
+    """The arguments for some of the tasks; for one that a number names, without a task axis."""
     return tuple(
-        {key: some(tensor, dims[key]) for key, tensor in tensors.items()}
+        {key: tensor if dims[key] is None else tensor[tasks] for key, tensor in tensors.items()}
         for tensors, dims in zip(arguments, axes, strict=True)
     )
 
@@ -145,11 +146,11 @@ def _double_backward(run: Pass) -> OfTask:
     return of_task
 
 
-def _record(run: Pass, arguments: Arguments, axes: Axes) -> Record:
+def _record(run: Pass, arguments: Arguments) -> Record:
     """As `_double_backward`, its first half now and its second when u is there."""
     run = replace(run, is_classic=True)
-    run.prepare(int(arguments[2]["task"]))
-    moving, resting, constant = task_of(arguments, axes, slice(0, 1), squeeze=True)
+    moving, resting, constant = arguments
+    run.prepare(constant["task"])
     with torch.enable_grad():
         moving, resting = _leaves(moving), _leaves(resting)
         value, _ = run(moving, resting, constant)
@@ -158,10 +159,9 @@ def _record(run: Pass, arguments: Arguments, axes: Axes) -> Record:
 
     def tangent(u: Tensors) -> Tangent:
         moved = [key for key in gradient if gradient[key].requires_grad]
-        dots = _by([gradient[key] for key in moved], moving, resting, [u[key][0] for key in moved])
-        return tuple({key: dot.unsqueeze(0) for key, dot in part.items()} for part in dots)
+        return _by([gradient[key] for key in moved], moving, resting, [u[key] for key in moved])
 
-    return {key: tensor.detach().unsqueeze(0) for key, tensor in gradient.items()}, tangent
+    return {key: tensor.detach() for key, tensor in gradient.items()}, tangent
 
 
 def _leaves(tensors: Tensors) -> Tensors:
@@ -192,7 +192,12 @@ def _grad_or_none(
 ) -> Sequence[Tensor | None]:
     if not leaves or not any(value.requires_grad for value in values):
         return [None] * len(leaves)
-    return torch.autograd.grad(values, leaves, bars, create_graph=create_graph, allow_unused=True)
+    if bars is None:
+        return torch.autograd.grad(values, leaves, create_graph=create_graph, allow_unused=True)
+    # What torch.autograd.grad does after it has looked at every bar, for as long as a small pass.
+    return _run_backward(
+        tuple(values), tuple(bars), create_graph, create_graph, tuple(leaves), True, False
+    )
 
 
 def _or_zeros(gradient: Tensor | None, leaf: Tensor) -> Tensor:

@@ -33,7 +33,7 @@ class ChunkGradients:
             if key in self._own:
                 self._gradients[key][self._chunk.tasks] += term
             else:
-                self._gradients[key] += term[0] if len(term) == 1 else term.sum(0)
+                self._gradients[key] += term if self._chunk.is_alone else term.sum(0)
 
     def add_rate(self, slot: int, step: int, v: Tensor, s: Tensor) -> None:
         """- v (.) s, [B, *shape] each; its sum where the rate is one number a tensor."""

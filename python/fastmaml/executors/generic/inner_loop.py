@@ -109,7 +109,7 @@ def _forward(
         call = chunk.support(phi, step, for_tangent=keeps_graphs) if phi else None
         if keeps_graphs:
             gear = choices.inner.gear
-            gradient, tangents[step] = gear.record(call.run, call.arguments, call.axes)
+            gradient, tangents[step] = gear.record(call.run, call.arguments)
         elif phi:
             gradient, _, _ = choices.inner.gear.gradient(call.run, call.arguments, call.axes)
         for key, minus_rate in chunk.minus_rates[step].items():
@@ -132,7 +132,7 @@ def _keeps_graphs(chunk: Chunk, choices: Choices) -> bool:
     inner = choices.inner
     if inner is None or inner.gear.record is None or not needs_tangents(chunk):
         return False
-    return chunk.count == 1 and chunk.loop.steps * inner.task_bytes <= GRAPH_BYTES
+    return chunk.is_alone and chunk.loop.steps * inner.task_bytes <= GRAPH_BYTES
 
 
 class _Adjoint:
@@ -230,7 +230,7 @@ def _task_loss(chunk: Chunk, losses: dict[int, Tensor | None]) -> Tensor | None:
     """sum_k c_k l_q(phi_k), [B]."""
     if chunk.inputs.query is None or chunk.inputs.query.y is None:
         return None
-    total = torch.zeros(chunk.count, dtype=chunk.inputs.dtype, device=chunk.inputs.device)
+    total = chunk.for_each(torch.zeros((), dtype=chunk.inputs.dtype, device=chunk.inputs.device))
     for step in sorted(losses):
         if c := chunk.loop.step_weight(step):
             total = total + c * losses[step]

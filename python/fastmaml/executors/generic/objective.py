@@ -76,10 +76,10 @@ class Pass:
             value = leaves[0].new_zeros(())
         return value, found
 
-    def prepare(self, task: int) -> None:
+    def prepare(self, task: Tensor) -> None:
         """Make torch's generators draw what belongs to this pass of a task, whenever it runs."""
         if self.program.has_dropout:
-            torch.manual_seed(key_of(self.seed, task, self.index))
+            torch.manual_seed(key_of(self.seed, int(task), self.index))
 
     def _overrides(self, tensors: Tensors, state: Tensors) -> AbstractContextManager[Any]:
         if not self.needs_overrides and (self.loss is None or self.loss.function is None):

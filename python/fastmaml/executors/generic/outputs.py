@@ -24,6 +24,8 @@ class Collected:
 
     def add(self, chunk: Chunk, results: Results) -> None:
         """The next chunk's."""
+        if chunk.is_alone:
+            results = _with_task_axis(results)
         if self._returns_adapted:
             self._adapted.append(results.adapted)
         if results.task_loss is not None:
@@ -52,8 +54,18 @@ class Collected:
     def _padded(self, leaf: Tensor, chunk: Chunk) -> Tensor:
         """A leaf with samples on axis 1, zero beyond the real ones."""
         query = self._inputs.query
-        if query.size is None or leaf.shape[1:2] != (query.size[chunk.tasks.start],):
+        if query.size is None or leaf.shape[1:2] != (query.size[chunk.first],):
             return leaf
         padded = leaf.new_zeros(len(leaf), query.x.shape[1], *leaf.shape[2:])
         padded[:, : leaf.shape[1]] = leaf
         return padded
+
+
+def _with_task_axis(results: Results) -> Results:
+    """Those of one task alone, as those of one task of several."""
+    loss = results.task_loss
+    return Results(
+        {key: parameter.unsqueeze(0) for key, parameter in results.adapted.items()},
+        None if loss is None else loss.unsqueeze(0),
+        tuple([leaf.unsqueeze(0) for leaf in results.prediction]),
+    )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -23,12 +23,25 @@ from torch.utils._pytree import tree_leaves, tree_map
 from ...program import Loss, ModuleProgram
 from ..errors import BackendError
 from .autograd_graph import look, python_functions
-from .gears import DOUBLE_BACKWARD, GEARS, Arguments, Axes, Gear, Gradient, Tangent, task_of
+from .gears import (
+    CONSTANT,
+    DOUBLE_BACKWARD,
+    GEARS,
+    MOVING,
+    Arguments,
+    Axes,
+    Gear,
+    Gradient,
+    Tangent,
+    tasks_of,
+)
 from .note import note, reasons, warn_of_second_derivatives
 from .objective import Pass
 
 TASKS = 2
 """How many tasks a trial runs."""
+ROUNDS = 4
+"""How often a gear that is right is timed."""
 TOLERANCE = 1e-8
 """Of the check in float64, relative to the largest entry of a tensor."""
 FINITE_DIFFERENCE_TOLERANCE = 1e-2
@@ -73,15 +86,15 @@ def choose(
             every time.
         Exception: what forward or the loss raises.
     """
-    tasks = 1 if is_batched is False else min(len(arguments[2]["task"]), fitting(0))
+    tasks = 1 if is_batched is False else min(len(arguments[CONSTANT]["task"]), fitting(0))
     # how much there is to gain from many tasks at once, which need not be said exactly
     key = (*_key(run, order, arguments, axes), tasks.bit_length(), is_batched)
     memory = _memory(run.program, run.loss)
     choice = memory.get(key)
     if choice is None:
-        few = task_of(arguments, axes, slice(0, TASKS))
+        few = tasks_of(arguments, axes, slice(0, TASKS))
         if order > VALUE:
-            few = (*few[:2], _with_bars_of_one(few[2]))
+            few = (*few[:CONSTANT], _with_bars_of_one(few[CONSTANT]))
         choice, is_conclusive = _try_gears(run, order, few, axes, tasks, fitting, is_batched)
         if is_conclusive:
             memory[key] = choice
@@ -147,7 +160,7 @@ def _try_gears(
     if is_batched is not None:
         right = [gear for gear in right if gear.is_batched == is_batched] or right
     tasks = min(tasks, fitting(task_bytes))
-    seconds = {gear: seconds_a_task(gear, run, order, few, axes, tasks) for gear in right}
+    seconds = seconds_a_task(right, run, order, few, axes, tasks)
     choice = min(seconds, key=seconds.get)
     for gear in right:
         if gear is not choice:
@@ -158,35 +171,46 @@ def _try_gears(
 
 
 def seconds_a_task(
-    gear: Gear, run: Pass, order: int, few: Arguments, axes: Axes, tasks: int
-) -> float:
-    """What a pass of `tasks` tasks will take, over their number: the time of one that a chunk
-    shares, and that by which each more task lengthens it."""
-    one = task_of(few, axes, slice(0, 1))
-    first = _seconds(gear, run, order, one, axes)
-    if not gear.is_batched or tasks == 1:
-        return first
-    more = max(0.0, _seconds(gear, run, order, few, axes) - first)
-    return more + max(0.0, first - more) / tasks
+    gears: Sequence[Gear], run: Pass, order: int, few: Arguments, axes: Axes, tasks: int
+) -> dict[Gear, float]:
+    """What a pass of `tasks` tasks will take, over their number, by gear: the time of one that a
+    chunk shares, and that by which each more task lengthens it.
+
+    The gears take turns, and the shortest time of each counts: a busy moment slows all of them.
+    """
+    alone = tasks_of(few, axes, 0)
+    one = tasks_of(few, axes, slice(0, 1))
+    first, both = dict.fromkeys(gears, math.inf), dict.fromkeys(gears, math.inf)
+    for _ in range(ROUNDS):
+        for gear in gears:
+            if not gear.is_batched:
+                first[gear] = min(first[gear], _seconds(gear, run, order, alone, None))
+                continue
+            first[gear] = min(first[gear], _seconds(gear, run, order, one, axes))
+            if tasks > 1:
+                both[gear] = min(both[gear], _seconds(gear, run, order, few, axes))
+    seconds = dict(first)
+    for gear in gears:
+        if gear.is_batched and tasks > 1:
+            more = max(0.0, both[gear] - first[gear])
+            seconds[gear] = more + max(0.0, first[gear] - more) / tasks
+    return seconds
 
 
-def _seconds(gear: Gear, run: Pass, order: int, few: Arguments, axes: Axes) -> float:
+def _seconds(gear: Gear, run: Pass, order: int, few: Arguments, axes: Axes | None) -> float:
     """Of a pass as the inner loop runs it: its gradient, and the tangent of that if it is asked
-    for; the shortest of three."""
-
-    def once() -> float:
-        start = time.perf_counter()
-        if order == TANGENT and gear.record is not None:
-            _, tangent = gear.record(run, few, axes)
-            tangent(_direction(few))
-        elif order == TANGENT:
-            gear.gradient(run, few, axes)
-            gear.tangent(run, few, axes, _direction(few))
-        else:
-            _evaluate(gear, run, order, few, axes)
-        return time.perf_counter() - start
-
-    return min(once() for _ in range(3))
+    for."""
+    u = _direction(few) if order == TANGENT else {}
+    start = time.perf_counter()
+    if order == TANGENT and gear.record is not None:
+        _, tangent = gear.record(run, few)
+        tangent(u)
+    elif order == TANGENT:
+        gear.gradient(run, few, axes)
+        gear.tangent(run, few, axes, u)
+    else:
+        _evaluate(gear, run, order, few, axes)
+    return time.perf_counter() - start
 
 
 def _fault(
@@ -214,7 +238,7 @@ def _direction(few: Arguments) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(0)
     return {
         key: torch.randn(tensor.shape, generator=generator, dtype=torch.float64).to(tensor)
-        for key, tensor in few[0].items()
+        for key, tensor in few[MOVING].items()
     }
 
 
