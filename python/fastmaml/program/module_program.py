@@ -46,8 +46,8 @@ class ModuleProgram:
     """First names of parameters and buffers, by every name that they have."""
     written: frozenset[str]
     """The buffers that forward writes to, by first name."""
-    running_means: tuple[str, ...]
-    """The buffers of BatchNorms that hold their running means."""
+    running_buffers: tuple[str, ...]
+    """The buffers of BatchNorms that hold their running statistics."""
     why: str
     """Why the model is not traced."""
     derived: dict[Any, Any] = field(default_factory=dict, repr=False)
@@ -129,10 +129,12 @@ def _look(model: nn.Module, x: Tensor, parameters: Mapping[str, Tensor], why: st
         output_tree=tree,
         has_dropout=draws,
         aliases=MappingProxyType(_aliases(model)),
-        running_means=tuple(
-            f"{path}.running_mean" if path else "running_mean"
+        running_buffers=tuple(
+            f"{path}.{name}" if path else name
             for path, module in model.named_modules()
-            if isinstance(module, _BatchNorm) and module.running_mean is not None
+            if isinstance(module, _BatchNorm)
+            for name, buffer in module._buffers.items()
+            if buffer is not None
         ),
         written=frozenset(n for n, buffer in buffers.items() if buffer._version != versions[n]),
         why=why,

@@ -44,8 +44,8 @@ class StatelessModule:
             tensors = owner._parameters if name in owner._parameters else owner._buffers
             self._places.append((tensors, name, first))
 
-    def __call__(self, state: Mapping[str, Tensor], x: Tensor) -> Any:
-        """What forward returns of x, with the tensors of `state` by first name."""
+    def __call__(self, state: Mapping[str, Tensor | None], x: Tensor) -> Any:
+        """What forward returns of x, with the tensors of `state` by first name, or without."""
         own = [tensors[name] for tensors, name, _ in self._places]
         with _restored(self._modules):
             try:

@@ -13,6 +13,7 @@ from torch import Tensor
 from ...program import Cotangents, InnerLoop, Inputs, Samples, StatelessModule
 from .gears import CONSTANT, MOVING, RESTING, Arguments, Axes
 from .objective import Pass, Tensors
+from .overrides import Concern
 
 CHUNK_BYTES = 48 * 2**20
 """The memory that the tasks of a chunk may take, by estimate; one task always runs."""
@@ -45,7 +46,7 @@ class Chunk:
     loop: InnerLoop
     inputs: Inputs
     module: StatelessModule
-    needs_overrides: bool
+    concern: Concern
     tasks: slice | int
     """A number: one task alone. As an index it takes their part of a tensor [T, ...]."""
     buffers: Tensors
@@ -179,9 +180,7 @@ class Chunk:
             axes[CONSTANT].update(dict.fromkeys(bars, 0))
         axes = None if self.is_alone else axes
         loss = None if samples.y is None else self.loop.loss
-        run = Pass(
-            self.loop.program, self.module, self.needs_overrides, loss, self.inputs.seed, index
-        )
+        run = Pass(self.loop.program, self.module, self.concern, loss, self.inputs.seed, index)
         return Call(run, arguments, axes)
 
     def _without_phi(self, role: str, samples: Samples, wanted: Set[str]) -> tuple[Arguments, Axes]:

@@ -38,7 +38,7 @@ class Chunks:
         }
         self._minus_rates = [_minus_rates(loop, inputs, step) for step in range(loop.steps)]
         self._module = StatelessModule(loop.program.module, loop.program.aliases)
-        self._needs_overrides = concern(loop.program.module)
+        self._concern = concern(loop.program.module)
 
     def __iter__(self) -> Iterator[tuple[Chunk, Choices]]:
         for first, last in self._alike():
@@ -71,7 +71,7 @@ class Chunks:
             self._loop,
             self._inputs,
             self._module,
-            self._needs_overrides,
+            self._concern,
             tasks,
             self._buffers,
             self._minus_rates,

@@ -15,7 +15,7 @@ from ...program import Loss, ModuleProgram, StatelessModule
 from ..reference.dropout import key_of
 from ..reference.loss import rules_of
 from ..reference.rules import Draw
-from .overrides import Overrides
+from .overrides import Concern, Overrides
 
 Tensors: TypeAlias = dict[str, Tensor]
 """By key: "parameter:NAME" and "buffer:NAME"; "x", "y" and "weights" of the samples; "task", the
@@ -32,8 +32,8 @@ class Pass:
     program: ModuleProgram
     module: StatelessModule
     """The program's."""
-    needs_overrides: bool
-    """See `overrides.concern`."""
+    concern: Concern
+    """The module's."""
     loss: Loss | None
     """None where no loss is read."""
     seed: int
@@ -82,19 +82,28 @@ class Pass:
             torch.manual_seed(key_of(self.seed, int(task), self.index))
 
     def _overrides(self, tensors: Tensors, state: Tensors) -> AbstractContextManager[Any]:
-        if not self.needs_overrides and (self.loss is None or self.loss.function is None):
+        if not self._may_need_overrides and (self.loss is None or self.loss.function is None):
             return _NOTHING
         draw = Draw(self.seed, tensors["task"], self.index)
-        running = [state[name] for name in self.program.running_means]
+        running = [state[name] for name in self.program.running_buffers]
         return Overrides(draw, running, self.is_classic)
 
-    def _state(self, tensors: Tensors) -> Tensors:
+    @property
+    def _may_need_overrides(self) -> bool:
+        return self.concern.classic if self.is_classic else self.concern.functional
+
+    def _state(self, tensors: Tensors) -> dict[str, Tensor | None]:
         """What the module holds in this pass: the buffers that it writes to are copies."""
-        state = {slot.name: tensors[f"parameter:{slot.name}"] for slot in self.program.slots}
+        program = self.program
+        state = {slot.name: tensors[f"parameter:{slot.name}"] for slot in program.slots}
         for key, tensor in tensors.items():
             if key.startswith("buffer:"):
                 name = key.removeprefix("buffer:")
-                state[name] = tensor.clone() if name in self.program.written else tensor
+                state[name] = tensor.clone() if name in program.written else tensor
+        if self.concern.functional and not self._may_need_overrides:
+            # What `Overrides.batch_norm` does, without a mode.
+            state = {name: tensor.contiguous() for name, tensor in state.items()}
+            state.update(dict.fromkeys(program.running_buffers))
         return state
 
     def _callable_loss(self, prediction: object, target: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import types
 from collections.abc import Callable, Collection
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -42,12 +42,29 @@ _UNCONCERNED = frozenset(
 )
 """Modules whose forward calls nothing that means something else here."""
 
+_BATCH_NORMS = frozenset({nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d})
+"""Modules that take the statistics of the batch where they have no others."""
 
-def concern(model: nn.Module) -> bool:
-    """Whether a forward pass of the model may need `Overrides`, which slow it down."""
-    return _has_any_global_hook() or any(
-        type(module) not in _UNCONCERNED or "forward" in vars(module) or has_hooks(module)
-        for module in model.modules()
+
+class Concern(NamedTuple):
+    """Whether forward passes of a model may need `Overrides`, which slow them down."""
+
+    functional: bool
+    """Where torch.func differentiates them."""
+    classic: bool
+    """Where classic autograd does, and BatchNorms have no running statistics."""
+
+
+def concern(model: nn.Module) -> Concern:
+    """What is to be said of a model."""
+    modules = list(model.modules())
+    kinds = set(map(type, modules))
+    is_changed = _has_any_global_hook() or any(
+        "forward" in vars(module) or has_hooks(module) for module in modules
+    )
+    return Concern(
+        functional=is_changed or not kinds <= _UNCONCERNED,
+        classic=is_changed or not kinds <= _UNCONCERNED | _BATCH_NORMS,
     )
 
 
