@@ -6,7 +6,7 @@ rates are wanted), and no graph that reaches over steps.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -106,17 +106,19 @@ def _forward(
     trajectory, velocities, velocity, tangents = [phi], {}, {}, {}
     for step in range(loop.steps):
         after = {}
-        call = chunk.support(phi, step, for_tangent=keeps_graphs) if phi else None
-        if keeps_graphs:
+        if phi:
+            call = chunk.support(phi, step, for_tangent=keeps_graphs)
             gear = choices.inner.gear
-            gradient, tangents[step] = gear.record(call.run, call.arguments)
-        elif phi:
-            gradient, _, _ = choices.inner.gear.gradient(call.run, call.arguments, call.axes)
-        for key, minus_rate in chunk.minus_rates[step].items():
+            if keeps_graphs:
+                gradient, tangents[step] = gear.record(call.run, call.arguments)
+            else:
+                gradient, _, _ = gear.gradient(call.run, call.arguments, call.axes)
             if loop.momentum and velocity:
-                gradient[key] = torch.add(gradient[key], velocity[key], alpha=loop.momentum)
-            after[key] = torch.addcmul(phi[key], minus_rate, gradient[key])
-        velocity = gradient if phi else {}
+                lists = _in_order(phi, gradient, velocity)
+                gradient = _by_key(phi, torch._foreach_add(*lists, alpha=loop.momentum))
+            velocity = gradient
+            lists = _in_order(phi, phi, chunk.minus_rates[step], velocity)
+            after = _by_key(phi, torch._foreach_addcmul(*lists))
         if keeps_velocities:
             velocities[step + 1] = velocity
         if not keeps_steps:
@@ -212,12 +214,15 @@ class _Adjoint:
     def _absorb(self, role: str, bars: Tangent, scale: Tensor | None = None) -> None:
         """Adds the bars, times `scale`."""
         by_moving, by_resting = bars
-        for key, bar in by_moving.items():
-            v = self._v.get(key)
+        sums, added = _in_order(by_moving.keys() & self._sums, self._v, by_moving)
+        if sums and scale is None:
+            torch._foreach_add_(sums, added)
+        elif sums:
+            torch._foreach_addcmul_(sums, added, [scale] * len(sums))
+        for key in by_moving.keys() - self._sums:
+            v, bar = self._v.get(key), by_moving[key]
             if v is None:
                 self._v[key] = bar if scale is None else scale * bar
-            elif key in self._sums:
-                v.add_(bar) if scale is None else v.addcmul_(bar, scale)
             else:
                 self._v[key] = v + bar if scale is None else torch.addcmul(v, bar, scale)
                 self._sums.add(key)
@@ -235,6 +240,17 @@ def _task_loss(chunk: Chunk, losses: dict[int, Tensor | None]) -> Tensor | None:
         if c := chunk.loop.step_weight(step):
             total = total + c * losses[step]
     return total
+
+
+def _in_order(keys: Iterable[str], *parts: Tensors) -> list[list[Tensor]]:
+    """The tensors with these keys, of each of the parts."""
+    keys = list(keys)
+    return [[part[key] for key in keys] for part in parts]
+
+
+def _by_key(keys: Iterable[str], tensors: Sequence[Tensor]) -> Tensors:
+    """Undoes `_in_order`."""
+    return dict(zip(keys, tensors, strict=True))
 
 
 def _leaves(found: Tensors) -> int:
