@@ -11,7 +11,7 @@ namespace {
 constexpr const char* op_names[] = {"linear",     "batch_norm", "layer_norm", "rms_norm", "relu",
                                     "leaky_relu", "elu",        "tanh",       "sigmoid",  "gelu",
                                     "gelu_tanh",  "silu",       "softplus",   "sin",      "dropout",
-                                    "add",        "scale"};
+                                    "add",        "scale",      "gram",       "dual"};
 constexpr const char* loss_names[] = {"none", "mse", "cross_entropy", "bce_with_logits"};
 
 template <class Kind, size_t count>

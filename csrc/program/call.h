@@ -35,7 +35,7 @@ struct Rate {
 
 template <class Real>
 struct Parameter {
-  const Real* data;  // the slot's initial value
+  const Real* data;  // the slot's initial value; null: zero
   bool per_task;     // [T, size] rather than [size]
   Real* task_grad;   // its gradient if per_task, [T, size], zero on entry; null: not wanted
   int64_t grad;      // its gradient's offset in the summed gradients if shared; -1: not wanted

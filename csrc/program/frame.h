@@ -54,6 +54,13 @@ struct Gradients {
   }
 };
 
+// The support samples of the task, which the dual form multiplies by.
+template <class Real>
+struct Support {
+  const Real* x;
+  int64_t samples;
+};
+
 // Dropout's masks are a function of where they are drawn.
 struct Draw {
   uint32_t seed;
@@ -68,6 +75,8 @@ struct Draw {
 template <class Real>
 struct Operands {
   int64_t samples;
+  bool of_support;  // whether these are the support samples
+  Support<Real> support;
   Draw draw;
   const Real* x[2];
   const Real* x_dot[2];

@@ -32,8 +32,8 @@ class InnerLoop {
         memory_(memory),
         summed_(summed),
         task_(task),
-        support_(team, call.program, call.support.x ? call.support.size_of(task) : 0),
-        query_(team, call.program, call.query.x ? call.query.size_of(task) : 0) {}
+        support_(team, call.program, size_of(call.support), true, support_samples()),
+        query_(team, call.program, size_of(call.query), false, support_samples()) {}
 
   void run() {
     gather_initial();
@@ -92,7 +92,12 @@ class InnerLoop {
     for (int32_t slot = 0; slot < program_.slot_count; ++slot) {
       const Slot& s = program_.slots[slot];
       if (!s.adapted) continue;
-      copy(call_.parameters[slot].at(s, task_), phi(0) + s.offset, s.size);
+      const Parameter<Real>& initial = call_.parameters[slot];
+      if (initial.data) {
+        copy(initial.at(s, task_), phi(0) + s.offset, s.size);
+      } else {
+        fill_zero(phi(0) + s.offset, s.size);
+      }
     }
     team_.sync();
   }
@@ -125,6 +130,12 @@ class InnerLoop {
     return const_cast<Real*>(samples.x) + task_ * samples.count * input_size();
   }
   int64_t input_size() const { return program_.values[0].sample_size; }
+  int64_t size_of(const Samples<Real>& samples) const {
+    return samples.x ? samples.size_of(task_) : 0;
+  }
+  Support<Real> support_samples() const {
+    return {call_.support.x ? input_of(call_.support) : nullptr, size_of(call_.support)};
+  }
 
   Real* tape(int64_t k) const { return memory_ + ws_.tape + k % ws_.tape_steps * ws_.tape_stride; }
   Frame<Real> support_values(int64_t k) const {

@@ -55,6 +55,18 @@ struct Linear {
     team.sync();
   }
 
+  // b_grad = sum y_bar
+  template <class Team, class Real>
+  static void bias_gradient(Team& team, const Op& op, const Operands<Real>& o, const Real* y_bar) {
+    if (!o.w_grad[1]) return;
+    team.template reduce<1>(
+        Along::group, op.out, op.rows * o.samples,
+        [&](int64_t column, int64_t row) { return Terms<Real, 1>{{y_bar[row * op.out + column]}}; },
+        [&](int64_t column, const Terms<Real, 1>& sum) {
+          put(o.w_grad[1] + column, sum.value[0], o.add_w[1]);
+        });
+  }
+
  private:
   // c = init + a b, or of two products those whose factors are there; one of them is.
   template <class Team, class Real>
@@ -97,17 +109,6 @@ struct Linear {
     sum_of_products<Team, Real>(team, op.out, op.in, op.rows * o.samples, y_bar,
                                 {nullptr, 1, op.out}, x, {nullptr, op.in, 1},
                                 {o.add_w[0] ? to : nullptr, op.in, 1}, {to, op.in, 1});
-  }
-
-  template <class Team, class Real>
-  static void bias_gradient(Team& team, const Op& op, const Operands<Real>& o, const Real* y_bar) {
-    if (!o.w_grad[1]) return;
-    team.template reduce<1>(
-        Along::group, op.out, op.rows * o.samples,
-        [&](int64_t column, int64_t row) { return Terms<Real, 1>{{y_bar[row * op.out + column]}}; },
-        [&](int64_t column, const Terms<Real, 1>& sum) {
-          put(o.w_grad[1] + column, sum.value[0], o.add_w[1]);
-        });
   }
 };
 

@@ -4,6 +4,7 @@
 
 #include "activation.h"
 #include "add.h"
+#include "dual.h"
 #include "gain.h"
 #include "linear.h"
 #include "norm.h"
@@ -48,6 +49,10 @@ FM_HD void with_op(OpKind kind, Visitor visit) {
       return visit(Add{});
     case OpKind::scale:
       return visit(Gain<ScaleFactor>{});
+    case OpKind::gram:
+      return visit(Gram{});
+    case OpKind::dual:
+      return visit(Dual{});
   }
 }
 
@@ -56,8 +61,13 @@ FM_HD void with_op(OpKind kind, Visitor visit) {
 template <class Team, class Real>
 class Network {
  public:
-  Network(Team& team, const Program& program, int64_t samples)
-      : team_(team), program_(program), samples_(samples) {}
+  Network(Team& team, const Program& program, int64_t samples, bool of_support = true,
+          Support<Real> support = {})
+      : team_(team),
+        program_(program),
+        samples_(samples),
+        of_support_(of_support),
+        support_(support) {}
 
   // Writes the values.
   void forward(Place place, const Frame<Real>& values, const Parameters<Real>& parameters,
@@ -128,6 +138,8 @@ class Network {
                       Draw draw) const {
     Operands<Real> o{};
     o.samples = samples_;
+    o.of_support = of_support_;
+    o.support = support_;
     o.draw = draw;
     for (int j = 0; j < 2; ++j) {
       if (op.input[j] >= 0) o.x[j] = at(values, program_.values[op.input[j]], samples_);
@@ -174,6 +186,8 @@ class Network {
   Team& team_;
   const Program& program_;
   int64_t samples_;
+  bool of_support_;
+  Support<Real> support_;
 };
 
 }  // namespace fastmaml::FM_ISA

@@ -31,6 +31,8 @@ enum class OpKind : int32_t {
   dropout,
   add,
   scale,
+  gram,
+  dual,
 };
 
 enum class LossKind : int32_t { none, mse, cross_entropy, bce_with_logits };
@@ -53,7 +55,7 @@ struct Slot {
 
 struct Op {
   OpKind kind;
-  int32_t input[2];      // values; the second only for add
+  int32_t input[2];      // values; the second only for add and dual
   int32_t output;        // value
   int32_t statistics;    // value with two numbers a group, of norms; -1 elsewhere
   int32_t parameter[2];  // slots: weight, bias; -1 where absent

@@ -6,8 +6,9 @@ import math
 
 import torch
 
-from ...program import OP_KINDS, Loss, Op, Program
+from ...program import INPUT, OP_KINDS, Loss, Op, Program
 from .extension import extension
+from .forms import Layer
 
 # Ops with a kernel, and the one that lowering itself removes.
 SUPPORTED_OPS = frozenset({"reshape", *(extension.op_kinds() if extension else ())})
@@ -19,11 +20,19 @@ def lowered(
     loss: Loss | None,
     dtype: torch.dtype,
     input_active: bool = False,
+    dual: tuple[Layer, ...] = (),
 ) -> object:
-    """The extension's program for a float type; `input_active` gives the input a tangent too."""
-    key = ("lowered", adapted, loss, dtype, input_active)
+    """The extension's program for a float type.
+
+    Args:
+        input_active: gives the input a tangent too.
+        dual: the layers in the dual form. Their weights are not adapted; for each of them the
+            program has one more slot, of the coefficients.
+    """
+    coefficients = tuple((layer.op, layer.coefficients) for layer in dual)
+    key = ("lowered", adapted, loss, dtype, input_active, coefficients)
     if key not in program.derived:
-        program.derived[key] = _lower(program, adapted, loss, dtype, input_active)
+        program.derived[key] = _lower(program, adapted, loss, dtype, input_active, dual)
     return program.derived[key]
 
 
@@ -33,14 +42,21 @@ def _lower(
     loss: Loss | None,
     dtype: torch.dtype,
     input_active: bool,
+    dual: tuple[Layer, ...],
 ) -> object:
     # A reshaped value is the same numbers: it takes the place of the value it came from.
     place = list(range(len(program.values)))
+    values = [program.features(value) for value in place]
+    slots = [(slot.size, adapts) for slot, adapts in zip(program.slots, adapted, strict=True)]
+    layers = {layer.op: layer for layer in dual}
     ops = []
-    for op in program.ops:
+    for index, op in enumerate(program.ops):
         inputs = [place[value] for value in op.inputs]
         if op.kind == "reshape":
             place[op.output] = inputs[0]
+            continue
+        if index in layers:
+            ops += _dual_ops(program, op, layers[index], values, slots)
             continue
         attributes = [
             # torch's default for rms_norm
@@ -60,13 +76,40 @@ def _lower(
         )
     return extension.Program(
         ops,
-        [program.features(value) for value in range(len(program.values))],
-        [(slot.size, adapts) for slot, adapts in zip(program.slots, adapted, strict=True)],
+        values,
+        slots,
         place[program.output],
         "none" if loss is None else loss.kind,
         0.0 if loss is None else loss.label_smoothing,
         input_active,
     )
+
+
+def _dual_ops(
+    program: Program,
+    op: Op,
+    layer: Layer,
+    values: list[int],
+    slots: list[tuple[int, bool]],
+) -> list[object]:
+    """A linear op on the samples in the dual form; see csrc/program/dual.h. Adds to the sizes of
+    the values and to the slots."""
+    weight, bias = op.parameters
+    rows, width, out = _row_shape(program, op)
+    support, _ = layer.coefficients
+    z, k, coefficients = len(values), len(values) + 1, len(slots)
+    values += [rows * out, rows * support]
+    slots[weight] = (slots[weight][0], False)
+    slots.append((support * out, True))
+    nothing = (0.0, 0.0)
+    bias = -1 if bias is None else bias
+    return [
+        extension.Op("linear", (INPUT, -1), z, (weight, -1), (rows, width, out), nothing),
+        extension.Op("gram", (INPUT, -1), k, (-1, -1), (rows, width, support), nothing),
+        extension.Op(
+            "dual", (z, k), op.output, (coefficients, bias), (rows, support, out), nothing
+        ),
+    ]
 
 
 def _pair(items: list, filler: float) -> tuple:

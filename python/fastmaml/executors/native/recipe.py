@@ -7,8 +7,9 @@ from collections.abc import Callable, Collection, Iterable
 import torch
 from torch import Tensor
 
-from ...program import Cotangents, InnerLoop, Inputs, Outputs, Samples
+from ...program import Cotangents, InnerLoop, Inputs, Outputs, Samples, Slot
 from .extension import extension
+from .forms import Layer, layers
 from .lowering import lowered
 
 
@@ -20,13 +21,14 @@ class Recipe:
     caller's) and by `_made` (the results), in that order.
     """
 
-    def __init__(self, loop: InnerLoop, inputs: Inputs) -> None:
+    def __init__(self, loop: InnerLoop, inputs: Inputs, dual: tuple[Layer, ...] = ()) -> None:
         program = loop.program
         samples = inputs.query or inputs.support
         assert samples is not None
         self._dtype, self._device = samples.x.dtype, samples.x.device
         self._is_double = self._dtype == torch.float64
-        self._lowered = lowered(program, loop.adapted, loop.loss, self._dtype)
+        self._dual = dual
+        self._lowered = lowered(program, loop.adapted, loop.loss, self._dtype, dual=dual)
         self._index = {key: 1 + i for i, (key, _) in enumerate(inputs.tensors(program))}
         self._entries = 1 + len(self._index)
         self._makers: list[tuple[Callable[[Tensor], Tensor], Tensor]] = []
@@ -54,18 +56,24 @@ class Recipe:
     def _describe_inputs(self, loop: InnerLoop, inputs: Inputs, grads: dict[str, int]) -> None:
         """Parameters, rates and samples, and where their gradients go."""
         slots = loop.program.slots
-        for index, (slot, rate) in enumerate(zip(slots, inputs.rates, strict=True)):
+        for index, slot in enumerate(slots):
             key = f"parameter:{slot.name}"
             per_task = inputs.per_task(loop.program, index)
             self._call.add_parameter(self._index[key], per_task, grads.get(key, 0))
-            key = f"rate:{slot.name}"
-            rows = 1 if rate is None else rate.shape[0]
-            elements = 1 if rate is None else rate.numel() // rows
-            self._call.add_rate(self._index.get(key, 0), rows, elements, grads.get(key, 0))
+            self._add_rate(slot, inputs.rates[index], grads)
+        for layer in self._dual:  # coefficients are zero at first, and move at their weight's rate
+            self._call.add_parameter(0, False, 0)
+            self._add_rate(slots[layer.slot], inputs.rates[layer.slot], grads)
         if inputs.support is not None:
             self._call.support = self._samples("support", inputs.support, grads)
         if inputs.query is not None:
             self._call.query = self._samples("query", inputs.query, grads)
+
+    def _add_rate(self, slot: Slot, rate: Tensor | None, grads: dict[str, int]) -> None:
+        key = f"rate:{slot.name}"
+        rows = 1 if rate is None else rate.shape[0]
+        elements = 1 if rate is None else rate.numel() // rows
+        self._call.add_rate(self._index.get(key, 0), rows, elements, grads.get(key, 0))
 
     def _samples(self, name: str, samples: Samples, grads: dict[str, int]) -> object:
         described = extension.Samples()
@@ -103,7 +111,13 @@ class RunRecipe(Recipe):
         cotangents: Cotangents | None,
         wanted: Collection[str],
     ) -> None:
-        super().__init__(loop, inputs)
+        hands_out_weights = adapted or (cotangents is not None and cotangents.adapted is not None)
+        dual = [
+            layer
+            for layer in layers(loop, inputs, wanted if cotangents else (), hands_out_weights)
+            if layer.is_dual
+        ]
+        super().__init__(loop, inputs, tuple(dual))
         call, slots, query = self._call, loop.program.slots, inputs.query
         if cotangents is not None and wanted:
             call.differentiate = True

@@ -1,0 +1,134 @@
+"""The form of each linear layer: dense, with a weight of its own for every task, or dual.
+
+SGD moves a weight by sums of outer products with the support samples. A layer that reads the
+samples themselves can keep, in the place of each task's weight, one row of coefficients a support
+row (csrc/program/dual.h). The products with the shared weight and among the samples are then made
+once a task, not at every step, and nothing of the size of tasks times weights exists.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from ...program import INPUT, InnerLoop, Inputs, Op
+
+FORCED: str | None = None
+""""dense" or "dual": the form of every layer that can have it, whatever it costs. For tests."""
+
+FLOPS = 40e9
+"""What a core does a second in products of the sizes that inner loops have, and"""
+BYTES = 12e9
+"""what it moves: of the machines measured, the kind that ships; they decide where it is close."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one layer and one task, in a call with its gradient."""
+
+    flop: float
+    """Floating-point operations of its matrix products, 2mnk each."""
+    moved: float
+    """Bytes of weights, or of what takes their place, read and written."""
+
+    @property
+    def seconds(self) -> float:
+        """By the constants above."""
+        return self.flop / FLOPS + self.moved / BYTES
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A linear layer on the samples themselves, and what each form of it costs."""
+
+    op: int
+    """Its index in the program's ops."""
+    slot: int
+    """Of its weight."""
+    coefficients: tuple[int, int]
+    """Of the dual form: support rows, and numbers that come out of a row."""
+    refusal: str | None
+    """Why it cannot be dual; None if it can."""
+    dense: Cost
+    dual: Cost
+
+    @property
+    def is_dual(self) -> bool:
+        """The form that it runs in."""
+        if self.refusal is not None or FORCED is not None:
+            return self.refusal is None and FORCED == "dual"
+        return self.dual.seconds < self.dense.seconds
+
+
+def layers(
+    loop: InnerLoop, inputs: Inputs, wanted: Collection[str], hands_out_weights: bool
+) -> tuple[Layer, ...]:
+    """The adapted layers that read the samples themselves.
+
+    Args:
+        wanted: keys of the inputs whose gradients are wanted.
+        hands_out_weights: whether adapted parameters, or cotangents of them, are tensors of the
+            call.
+    """
+    program, found = loop.program, []
+    if inputs.support is None or loop.steps == 0:
+        return ()
+    read = {INPUT}
+    for index, op in enumerate(program.ops):
+        if op.kind == "reshape" and op.inputs[0] in read:
+            read.add(op.output)
+        elif op.kind == "linear" and op.inputs[0] in read and loop.adapted[op.parameters[0]]:
+            refusal = _refusal(loop, inputs, op, wanted, hands_out_weights)
+            found.append(_layer(loop, inputs, index, bool(wanted), refusal))
+    return tuple(found)
+
+
+def _refusal(
+    loop: InnerLoop, inputs: Inputs, op: Op, wanted: Collection[str], hands_out_weights: bool
+) -> str | None:
+    """Why a layer has to be dense, or None."""
+    program, slot = loop.program, op.parameters[0]
+    rate = inputs.rates[slot]
+    if hands_out_weights:
+        return "the call takes or returns adapted weights"
+    if sum(other.parameters.count(slot) for other in program.ops) > 1:
+        return "its weight is tied to another layer's"
+    if inputs.per_task(program, slot):
+        return "every task starts from a weight of its own"
+    if rate.numel() != rate.shape[0]:
+        return "each element of its weight has a rate of its own"
+    if not {"support_x", "query_x"}.isdisjoint(wanted):
+        return "gradients of the samples are wanted"
+    return None
+
+
+def _layer(
+    loop: InnerLoop, inputs: Inputs, index: int, is_differentiated: bool, refusal: str | None
+) -> Layer:
+    program, op = loop.program, loop.program.ops[index]
+    slot = op.parameters[0]
+    out, width = program.slots[slot].shape
+    rows = program.features(op.inputs[0]) // width
+    support, query = (
+        0 if samples is None else rows * samples.x.shape[1]
+        for samples in (inputs.support, inputs.query)
+    )
+    steps, losses = loop.steps, sum(map(bool, map(loop.step_weight, range(loop.steps + 1))))
+    goes_back = is_differentiated and not loop.first_order
+    # y and the weight's gradient at each step, and the tangents of both; at each query loss alike
+    products = support * steps * (2 + 2 * goes_back) + query * losses * (1 + is_differentiated)
+    moves = 2 + steps * (5 + 5 * goes_back) + losses * (1 + 2 * is_differentiated)
+    sums = 3 * is_differentiated
+    weight, number = out * width, inputs.dtype.itemsize
+    of_samples = 2 * (1 + is_differentiated) * weight + 2 * support * width
+    return Layer(
+        index,
+        slot,
+        (support, out),
+        refusal,
+        Cost(2 * weight * products, number * weight * (moves + sums)),
+        Cost(
+            (support + query) * of_samples + 2 * support * out * products,
+            number * (weight * (1 + 2 * sums) + support * out * moves),
+        ),
+    )
