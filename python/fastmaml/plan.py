@@ -58,6 +58,11 @@ def plan(loop: InnerLoop, inputs: Inputs, backend: str = "auto") -> Plan:
     tasks, support, query = inputs.tasks, _count(inputs.support), _count(inputs.query)
     number, program = inputs.dtype.itemsize, loop.program
     is_traced = not isinstance(program, ModuleProgram)
+    layers = executors.native.layers(loop, inputs) if executor == "native" else ()
+    dual = {layer.op: layer for layer in layers if layer.is_dual}
+    moved = adapted + sum(
+        math.prod(layer.coefficients) - program.slots[layer.slot].size for layer in dual.values()
+    )
     why = "the fastest that runs this call" if backend == "auto" else "asked for by name"
     gear = None if is_traced else executors.generic.describe(program)
     states = 2 if loop.momentum else 1
@@ -71,8 +76,9 @@ def plan(loop: InnerLoop, inputs: Inputs, backend: str = "auto") -> Plan:
         query=query,
         adapted=adapted,
         parameters=sum(slot.size for slot in loop.program.slots),
-        arithmetic=_arithmetic(loop, program, tasks, support, query) if is_traced else {},
-        trajectory_bytes=number * states * (loop.steps + 1) * adapted,
+        forms=MappingProxyType({program.slots[layer.slot].name: _form(layer) for layer in layers}),
+        arithmetic=_arithmetic(loop, program, tasks, support, query, dual) if is_traced else {},
+        trajectory_bytes=number * states * (loop.steps + 1) * moved,
         tape_bytes=number * _tape(loop, program, support, query) if is_traced else None,
     )
 
@@ -93,11 +99,15 @@ class Plan:
     """Numbers that the inner loop adapts, of one task."""
     parameters: int
     """Numbers that the model uses."""
+    forms: Mapping[str, str]
+    """Of the native executor: the form of each layer that reads the samples, by the name of its
+    weight, and what it costs a task beside the other form."""
     arithmetic: Mapping[str, int]
     """Floating-point operations of the matrix products of a call, 2mnk each, by pass; empty
     where the model is not traced."""
     trajectory_bytes: int
-    """phi_0..phi_K of one task, and the momentum beside them."""
+    """phi_0..phi_K of one task, and the momentum beside them; of a layer in the dual form its
+    coefficients, not its weight."""
     tape_bytes: int | None
     """The largest pass of one task: its values, their cotangents and the tangents of both; None
     where the model is not traced."""
@@ -118,6 +128,7 @@ class Plan:
                 f"{self.steps} inner steps",
             ),
             ("adapts", f"{self.adapted:,} of the {self.parameters:,} numbers that the model uses"),
+            *(("form", f"{name}: {form}") for name, form in self.forms.items()),
             ("arithmetic", arithmetic),
             (
                 "memory",
@@ -142,10 +153,26 @@ def _count(samples: Samples | None) -> int:
     return 0 if samples is None else samples.x.shape[1]
 
 
+def _form(layer: executors.native.Layer) -> str:
+    costs = {
+        form: f"{_flop(cost.flop)} and {_size(cost.moved)} moved a task"
+        for form, cost in (("dual", layer.dual), ("dense", layer.dense))
+    }
+    form, other = ("dual", "dense") if layer.is_dual else ("dense", "dual")
+    why = f"{other}: {costs[other]}" if layer.refusal is None else f"not dual: {layer.refusal}"
+    return f"{form}, {costs[form]} ({why})"
+
+
 def _arithmetic(
-    loop: InnerLoop, program: Program, tasks: int, support: int, query: int
+    loop: InnerLoop,
+    program: Program,
+    tasks: int,
+    support: int,
+    query: int,
+    dual: Mapping[int, executors.native.Layer],
 ) -> dict[str, int]:
-    """The passes of the mathematics (`program.inner_loop`), none of them run twice.
+    """The passes of the mathematics (`program.inner_loop`), none of them run twice; layers in the
+    dual form apart.
 
     A linear op is y = x W^T; one product of its activations and a matrix of its weight's size
     makes each of: y; the cotangents of x and W; x' W and x W' for the tangent of y; y_bar' W and
@@ -155,12 +182,12 @@ def _arithmetic(
     varies = [False] * len(program.values)  # with an adapted parameter
     learns = [False] * len(program.values)  # with any parameter
     forward = backward = query_backward = tangent = 0
-    for op in program.ops:
+    for index, op in enumerate(program.ops):
         slots = [slot for slot in op.parameters if slot is not None]
         is_adapted = any(loop.adapted[slot] for slot in slots)
         x_varies = any(varies[value] for value in op.inputs)
         x_learns = any(learns[value] for value in op.inputs)
-        if op.kind == "linear":
+        if op.kind == "linear" and index not in dual:
             out, width = program.slots[slots[0]].shape
             product = 2 * out * width * (program.features(op.inputs[0]) // width)
             forward += product
@@ -172,7 +199,8 @@ def _arithmetic(
         varies[op.output] = is_adapted or x_varies
         learns[op.output] = bool(slots) or x_learns
     losses = sum(1 for step in range(steps + 1) if loop.step_weight(step))
-    return {
+    layers = {"layers in the dual form": tasks * sum(la.dual.flop for la in dual.values())}
+    return (layers if dual else {}) | {
         "inner steps": tasks * support * steps * (forward + backward),
         "query loss": tasks * query * losses * (forward + query_backward),
         "Hessian-vector products": 0 if loop.first_order else tasks * support * steps * tangent,
@@ -185,15 +213,15 @@ def _tape(loop: InnerLoop, program: Program, support: int, query: int) -> int:
     return numbers * max(kinds * support, 2 * query)
 
 
-def _flop(count: int) -> str:
+def _flop(count: float) -> str:
     for unit, scale in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if count >= scale:
             return f"{count / scale:.3g} {unit}FLOP"
-    return f"{count} FLOP"
+    return f"{count:.0f} FLOP"
 
 
-def _size(count: int) -> str:
+def _size(count: float) -> str:
     for unit, scale in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
         if count >= scale:
             return f"{count / scale:.3g} {unit}"
-    return f"{count} B"
+    return f"{count:.0f} B"

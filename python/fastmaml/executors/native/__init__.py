@@ -12,12 +12,14 @@ import torch
 from torch import Tensor
 
 from ...program import Cotangents, InnerLoop, Inputs, ModuleProgram, Outputs
+from . import forms
 from .extension import extension, unavailable
+from .forms import Layer
 from .lowering import SUPPORTED_OPS
 from .passes import loss_passes, passes
 from .recipe import ProductRecipe, RunRecipe
 
-__all__ = ["hvp", "loss_passes", "passes", "refusal", "run", "unavailable"]
+__all__ = ["Layer", "hvp", "layers", "loss_passes", "passes", "refusal", "run", "unavailable"]
 
 FLOAT_TYPES = (torch.float32, torch.float64)
 
@@ -57,6 +59,13 @@ def run(
         if memo is not None:
             memo[key] = recipe
     return recipe.run(inputs, cotangents)
+
+
+def layers(loop: InnerLoop, inputs: Inputs) -> tuple[Layer, ...]:
+    """The layers that a call of the query loss, with the gradients that its tensors require, may
+    run in either form."""
+    wanted = [key for key, tensor in inputs.tensors(loop.program) if tensor.requires_grad]
+    return forms.layers(loop, inputs, wanted, hands_out_weights=False)
 
 
 def hvp(
