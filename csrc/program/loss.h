@@ -1,15 +1,15 @@
 // The loss sum_i weight_i l_i as a layer with inputs (prediction z, target t, weight). Targets
 // and weights have no tangent: nothing that is adapted reaches them.
 //
-//                       mse             cross_entropy                bce_with_logits
-//   l                   <(z - t)^2>     -sum_c t_c log p_c           <max(z,0) - z t + log(1 +
-//   e^-|z|)> dl/dz               2/F (z - t)     S p - t                      1/F (sigmoid(z) - t)
-//   dl/dt               -2/F (z - t)    -(1-s) log p                 -z/F
-//   (dl/dz)'            2/F z'          S p'                         1/F p (1-p) z'
-//   (dl/dt)'            -2/F z'         -(1-s) (log p)'              -z'/F
+//                  mse             cross_entropy        bce_with_logits
+//   l              <(z - t)^2>     -sum_c t_c log p_c   <max(z, 0) - z t + log(1 + e^-|z|)>
+//   dl/dz          2/F (z - t)     S p - t              1/F (sigmoid(z) - t)
+//   dl/dt          -2/F (z - t)    -(1-s) log p         -z/F
+//   (dl/dz)'       2/F z'          S p'                 1/F p (1-p) z'
+//   (dl/dt)'       -2/F z'         -(1-s) (log p)'      -z'/F
 //
 // with F features and <.> their mean; p = softmax(z), S = sum_c t_c, (log p)' = z' - sum_c p_c z'_c
-// and s the label smoothing, which is already in t. Every sample is the work of one lane.
+// and s the label smoothing, which is already in t.
 #pragma once
 
 #include "frame.h"
@@ -40,138 +40,223 @@ struct LossGradients {
   Real* weights;
 };
 
-// The terms of one sample's loss. Each kind below has, for feature c of F:
+// Samples are taken in blocks, and a block feature by feature: loops over its samples are vector
+// code however few features there are.
+constexpr int block_samples = 16;
+
+// One feature of a block of samples: predictions, targets and the predictions' tangents.
+template <class Real>
+struct Column {
+  Real z[block_samples], t[block_samples], z_dot[block_samples];
+};
+
+// Which samples a block has, and what they read.
+template <class Real>
+struct Block {
+  const LossInputs<Real>& in;
+  const Real* prediction_dot;  // null: no tangents
+  int64_t first;
+  int count;
+
+  FM_HD Block(const LossInputs<Real>& in, const Real* prediction_dot, int64_t index)
+      : in(in), prediction_dot(prediction_dot), first(index * block_samples) {
+    const int64_t left = in.samples - first;
+    count = left < block_samples ? static_cast<int>(left) : block_samples;
+  }
+
+  FM_HD int64_t at(int j, int64_t c) const { return (first + j) * in.features + c; }
+
+  FM_HD void load(int64_t c, Column<Real>& column) const {
+    for (int j = 0; j < count; ++j) column.z[j] = in.prediction[at(j, c)];
+    if (in.labels) {
+      for (int j = 0; j < count; ++j) column.t[j] = in.labels[first + j] == c ? Real(1) : Real(0);
+    } else {
+      for (int j = 0; j < count; ++j) column.t[j] = in.target[at(j, c)];
+    }
+    if (prediction_dot) {
+      for (int j = 0; j < count; ++j) column.z_dot[j] = prediction_dot[at(j, c)];
+    }
+  }
+};
+
+// A kind of loss, of a block of samples. For sample j of it, in a column x of the F features:
 //   term             l is their sum
 //   z_slope, t_slope dl/dz, dl/dt
 //   z_slope_dot, t_slope_dot   their tangents, from z'
 template <class Real>
-struct MseSample {
-  const Real *z, *t;
+struct Mse {
   Real f;
-  FM_HD MseSample(const LossInputs<Real>& in, int64_t i, const Real*)
-      : z(in.prediction + i * in.features), t(in.target + i * in.features), f(Real(in.features)) {}
-  FM_HD Real term(int64_t c) const { return (z[c] - t[c]) * (z[c] - t[c]) / f; }
-  FM_HD Real z_slope(int64_t c) const { return 2 / f * (z[c] - t[c]); }
-  FM_HD Real t_slope(int64_t c) const { return -z_slope(c); }
-  FM_HD Real z_slope_dot(int64_t, Real z_dot) const { return 2 / f * z_dot; }
-  FM_HD Real t_slope_dot(int64_t, Real z_dot) const { return -2 / f * z_dot; }
+  FM_HD explicit Mse(const Block<Real>& block) : f(Real(block.in.features)) {}
+  FM_HD Real term(const Column<Real>& x, int j) const {
+    return (x.z[j] - x.t[j]) * (x.z[j] - x.t[j]) / f;
+  }
+  FM_HD Real z_slope(const Column<Real>& x, int j) const { return 2 / f * (x.z[j] - x.t[j]); }
+  FM_HD Real t_slope(const Column<Real>& x, int j) const { return -z_slope(x, j); }
+  FM_HD Real z_slope_dot(const Column<Real>& x, int j) const { return 2 / f * x.z_dot[j]; }
+  FM_HD Real t_slope_dot(const Column<Real>& x, int j) const { return -2 / f * x.z_dot[j]; }
 };
 
 template <class Real>
-struct BceSample {
-  const Real *z, *t;
+struct BceWithLogits {
   Real f;
-  FM_HD BceSample(const LossInputs<Real>& in, int64_t i, const Real*)
-      : z(in.prediction + i * in.features), t(in.target + i * in.features), f(Real(in.features)) {}
-  FM_HD Real term(int64_t c) const {
-    const Real magnitude = z[c] < 0 ? -z[c] : z[c];
-    return (scalar::max(z[c], Real(0)) - z[c] * t[c] + scalar::log1p(scalar::exp(-magnitude))) / f;
+  FM_HD explicit BceWithLogits(const Block<Real>& block) : f(Real(block.in.features)) {}
+  FM_HD Real term(const Column<Real>& x, int j) const {
+    const Real z = x.z[j], magnitude = z < 0 ? -z : z;
+    return (scalar::max(z, Real(0)) - z * x.t[j] + scalar::log1p(scalar::exp(-magnitude))) / f;
   }
-  FM_HD Real z_slope(int64_t c) const { return (scalar::sigmoid(z[c]) - t[c]) / f; }
-  FM_HD Real t_slope(int64_t c) const { return -z[c] / f; }
-  FM_HD Real z_slope_dot(int64_t c, Real z_dot) const {
-    const Real p = scalar::sigmoid(z[c]);
-    return p * (1 - p) / f * z_dot;
+  FM_HD Real z_slope(const Column<Real>& x, int j) const {
+    return (scalar::sigmoid(x.z[j]) - x.t[j]) / f;
   }
-  FM_HD Real t_slope_dot(int64_t, Real z_dot) const { return -z_dot / f; }
+  FM_HD Real t_slope(const Column<Real>& x, int j) const { return -x.z[j] / f; }
+  FM_HD Real z_slope_dot(const Column<Real>& x, int j) const {
+    const Real p = scalar::sigmoid(x.z[j]);
+    return p * (1 - p) / f * x.z_dot[j];
+  }
+  FM_HD Real t_slope_dot(const Column<Real>& x, int j) const { return -x.z_dot[j] / f; }
 };
 
 template <class Real>
-struct CrossEntropySample {
-  const LossInputs<Real>& in;
-  const Real* z;
-  int64_t i;
-  Real largest;     // of z
-  Real log_sum;     // log sum_c exp(z_c - largest)
-  Real target_sum;  // S
-  Real mean_dot;    // sum_c p_c z'_c
+struct CrossEntropy {
+  Real kept, spread;               // of a target: 1 - s, and what each class gets, s / F
+  Real largest[block_samples];     // of z
+  Real log_sum[block_samples];     // log sum_c exp(z_c - largest)
+  Real target_sum[block_samples];  // S
+  Real mean_dot[block_samples];    // sum_c p_c z'_c
 
-  FM_HD CrossEntropySample(const LossInputs<Real>& in, int64_t i, const Real* z_dot)
-      : in(in), z(in.prediction + i * in.features), i(i), target_sum(0), mean_dot(0) {
-    largest = z[0];
-    for (int64_t c = 1; c < in.features; ++c) largest = scalar::max(largest, z[c]);
-    Real sum = 0;
-    for (int64_t c = 0; c < in.features; ++c) {
-      const Real e = scalar::exp(z[c] - largest);
-      sum += e;
-      target_sum += t(c);
-      if (z_dot) mean_dot += e * z_dot[c];
+  FM_HD explicit CrossEntropy(const Block<Real>& block)
+      : kept(1 - Real(block.in.label_smoothing)),
+        spread(Real(block.in.label_smoothing) / Real(block.in.features)) {
+    const int count = block.count;
+    const int64_t features = block.in.features;
+    for (int j = 0; j < count; ++j) largest[j] = block.in.prediction[block.at(j, 0)];
+    for (int64_t c = 1; c < features; ++c) {
+      for (int j = 0; j < count; ++j) {
+        largest[j] = scalar::max(largest[j], block.in.prediction[block.at(j, c)]);
+      }
     }
-    log_sum = scalar::log(sum);
-    mean_dot /= sum;
+    Real sum[block_samples];
+    for (int j = 0; j < count; ++j) sum[j] = target_sum[j] = mean_dot[j] = 0;
+    for (int64_t c = 0; c < features; ++c) {
+      Column<Real> x;
+      block.load(c, x);
+      Real e[block_samples];
+      for (int j = 0; j < count; ++j) e[j] = scalar::exp(x.z[j] - largest[j]);
+      for (int j = 0; j < count; ++j) {
+        sum[j] += e[j];
+        target_sum[j] += t(x, j);
+      }
+      if (!block.prediction_dot) continue;
+      for (int j = 0; j < count; ++j) mean_dot[j] += e[j] * x.z_dot[j];
+    }
+    for (int j = 0; j < count; ++j) log_sum[j] = scalar::log(sum[j]);
+    for (int j = 0; j < count; ++j) mean_dot[j] /= sum[j];
   }
-  FM_HD Real t(int64_t c) const {
-    const Real plain = in.labels ? Real(in.labels[i] == c) : in.target[i * in.features + c];
-    const Real s = Real(in.label_smoothing);
-    return (1 - s) * plain + s / Real(in.features);
-  }
+  FM_HD Real t(const Column<Real>& x, int j) const { return kept * x.t[j] + spread; }
   // In this order no digits are lost where one class has nearly all the weight.
-  FM_HD Real log_p(int64_t c) const { return (z[c] - largest) - log_sum; }
-  FM_HD Real kept() const { return 1 - Real(in.label_smoothing); }
+  FM_HD Real log_p(const Column<Real>& x, int j) const {
+    return (x.z[j] - largest[j]) - log_sum[j];
+  }
 
   // A class of no weight counts nothing, even where log p is -inf.
-  FM_HD Real term(int64_t c) const { return t(c) == 0 ? Real(0) : -t(c) * log_p(c); }
-  FM_HD Real z_slope(int64_t c) const { return target_sum * scalar::exp(log_p(c)) - t(c); }
-  FM_HD Real t_slope(int64_t c) const { return -kept() * log_p(c); }
-  FM_HD Real z_slope_dot(int64_t c, Real z_dot) const {
-    return target_sum * scalar::exp(log_p(c)) * (z_dot - mean_dot);
+  FM_HD Real term(const Column<Real>& x, int j) const {
+    return t(x, j) == 0 ? Real(0) : -t(x, j) * log_p(x, j);
   }
-  FM_HD Real t_slope_dot(int64_t, Real z_dot) const { return -kept() * (z_dot - mean_dot); }
+  FM_HD Real z_slope(const Column<Real>& x, int j) const {
+    return target_sum[j] * scalar::exp(log_p(x, j)) - t(x, j);
+  }
+  FM_HD Real t_slope(const Column<Real>& x, int j) const { return -kept * log_p(x, j); }
+  FM_HD Real z_slope_dot(const Column<Real>& x, int j) const {
+    return target_sum[j] * scalar::exp(log_p(x, j)) * (x.z_dot[j] - mean_dot[j]);
+  }
+  FM_HD Real t_slope_dot(const Column<Real>& x, int j) const {
+    return -kept * (x.z_dot[j] - mean_dot[j]);
+  }
 };
 
-template <template <class> class Sample>
+template <template <class> class Kind>
 struct LossLayer {
   // sample_loss[i] = l_i
   template <class Team, class Real>
   static void forward(Team& team, const LossInputs<Real>& in, Real* sample_loss) {
-    team.rows(in.samples, [&](int64_t i) {
-      const Sample<Real> sample(in, i, nullptr);
-      Real sum = 0;
-      for (int64_t c = 0; c < in.features; ++c) sum += sample.term(c);
-      sample_loss[i] = sum;
-    });
-    team.sync();
+    for_each_block<Team, Real>(team, in, nullptr,
+                               [&](const Block<Real>& block, const Kind<Real>& kind) {
+                                 Real sum[block_samples] = {};
+                                 for (int64_t c = 0; c < in.features; ++c) {
+                                   Column<Real> x;
+                                   block.load(c, x);
+                                   for (int j = 0; j < block.count; ++j) sum[j] += kind.term(x, j);
+                                 }
+                                 for (int j = 0; j < block.count; ++j)
+                                   sample_loss[block.first + j] = sum[j];
+                               });
   }
 
   // The gradients by all inputs, of `seed` times the loss.
   template <class Team, class Real>
   static void backward(Team& team, const LossInputs<Real>& in, Real seed,
                        const LossGradients<Real>& to) {
-    team.rows(in.samples, [&](int64_t i) {
-      const Sample<Real> sample(in, i, nullptr);
-      const Real w = seed * in.weight(i);
-      Real sum = 0;
-      for (int64_t c = 0; c < in.features; ++c) {
-        const int64_t j = i * in.features + c;
-        if (to.weights) sum += sample.term(c);
-        if (to.target) to.target[j] += w * sample.t_slope(c);
-        if (to.prediction) put(to.prediction + j, w * sample.z_slope(c), to.add_prediction);
-      }
-      if (to.weights) to.weights[i] += seed * sum;
-    });
-    team.sync();
+    for_each_block<Team, Real>(
+        team, in, nullptr, [&](const Block<Real>& block, const Kind<Real>& kind) {
+          gradients(
+              block, seed, to, [&](const Column<Real>& x, int j) { return kind.term(x, j); },
+              [&](const Column<Real>& x, int j) { return kind.z_slope(x, j); },
+              [&](const Column<Real>& x, int j) { return kind.t_slope(x, j); });
+        });
   }
 
   // The tangents of those gradients at seed 1, from the prediction's tangent.
   template <class Team, class Real>
   static void backward_jvp(Team& team, const LossInputs<Real>& in, const Real* prediction_dot,
                            const LossGradients<Real>& to) {
-    team.rows(in.samples, [&](int64_t i) {
-      const Real* z_dot = prediction_dot + i * in.features;
-      const Sample<Real> sample(in, i, z_dot);
-      const Real w = in.weight(i);
-      Real sum = 0;
-      for (int64_t c = 0; c < in.features; ++c) {
-        const int64_t j = i * in.features + c;
-        if (to.weights) sum += sample.z_slope(c) * z_dot[c];
-        if (to.target) to.target[j] += w * sample.t_slope_dot(c, z_dot[c]);
-        if (to.prediction) {
-          put(to.prediction + j, w * sample.z_slope_dot(c, z_dot[c]), to.add_prediction);
-        }
-      }
-      if (to.weights) to.weights[i] += sum;
+    for_each_block<Team, Real>(
+        team, in, prediction_dot, [&](const Block<Real>& block, const Kind<Real>& kind) {
+          gradients(
+              block, Real(1), to,
+              [&](const Column<Real>& x, int j) { return kind.z_slope(x, j) * x.z_dot[j]; },
+              [&](const Column<Real>& x, int j) { return kind.z_slope_dot(x, j); },
+              [&](const Column<Real>& x, int j) { return kind.t_slope_dot(x, j); });
+        });
+  }
+
+ private:
+  // visit(block, kind) for all samples, each block the work of one lane.
+  template <class Team, class Real, class Visit>
+  static void for_each_block(Team& team, const LossInputs<Real>& in, const Real* prediction_dot,
+                             Visit visit) {
+    team.rows((in.samples + block_samples - 1) / block_samples, [&](int64_t index) {
+      const Block<Real> block(in, prediction_dot, index);
+      visit(block, Kind<Real>(block));
     });
     team.sync();
+  }
+
+  // Adds `seed` times the three functions of every feature and sample to where they are wanted.
+  template <class Real, class Weight, class Prediction, class Target>
+  FM_HD static void gradients(const Block<Real>& block, Real seed, const LossGradients<Real>& to,
+                              Weight of_weight, Prediction of_prediction, Target of_target) {
+    const int count = block.count;
+    Real w[block_samples], sum[block_samples] = {};
+    for (int j = 0; j < count; ++j) w[j] = seed * block.in.weight(block.first + j);
+    for (int64_t c = 0; c < block.in.features; ++c) {
+      Column<Real> x;
+      block.load(c, x);
+      if (to.weights) {
+        for (int j = 0; j < count; ++j) sum[j] += of_weight(x, j);
+      }
+      if (to.target) {
+        for (int j = 0; j < count; ++j) to.target[block.at(j, c)] += w[j] * of_target(x, j);
+      }
+      if (to.prediction) {
+        Real slope[block_samples];
+        for (int j = 0; j < count; ++j) slope[j] = w[j] * of_prediction(x, j);
+        for (int j = 0; j < count; ++j) {
+          put(to.prediction + block.at(j, c), slope[j], to.add_prediction);
+        }
+      }
+    }
+    if (to.weights) {
+      for (int j = 0; j < count; ++j) to.weights[block.first + j] += seed * sum[j];
+    }
   }
 };
 
@@ -180,11 +265,11 @@ template <class Visitor>
 FM_HD void with_loss(LossKind kind, Visitor visit) {
   switch (kind) {
     case LossKind::mse:
-      return visit(LossLayer<MseSample>{});
+      return visit(LossLayer<Mse>{});
     case LossKind::cross_entropy:
-      return visit(LossLayer<CrossEntropySample>{});
+      return visit(LossLayer<CrossEntropy>{});
     case LossKind::bce_with_logits:
-      return visit(LossLayer<BceSample>{});
+      return visit(LossLayer<BceWithLogits>{});
     case LossKind::none:
       return;
   }
