@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from bench import forms
 from bench.compare import Comparison, Result, relative_error
 from bench.contenders import BASE, fastmaml, plain_loop, torch_func
 from bench.memory import PeakMemory
@@ -151,3 +152,13 @@ def test_worker_that_takes_too_long_is_given_up():
             worker.prepare(limit=0.01)
     finally:
         worker.stop()
+
+
+def test_the_sweep_of_forms(tmp_path):
+    point = forms.points(1, seed=0)[0]._replace(inputs=300, outputs=4, support=2, query=2, steps=3)
+    timed = forms.time_forms(point)
+    assert min(timed[1:]) > 0
+    assert timed.predicted_dual < timed.predicted_dense
+    assert timed.loss == max(0.0, timed.dual / timed.dense - 1)
+    forms.draw([timed, timed], "a processor", tmp_path / "forms.png")
+    assert (tmp_path / "forms.png").stat().st_size > 10_000
