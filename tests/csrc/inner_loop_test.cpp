@@ -39,12 +39,20 @@ struct Network {
   }
 };
 
-// Every kind of op, shared and adapted slots, a tied slot, a skip connection and a value that does
-// not change from step to step.
-Network every_op() {
+// Every kind of op, shared and adapted slots, a tied slot, a skip connection and values that do not
+// change from step to step; the first layer does not adapt, or does so in the dual form.
+Network every_op(bool dual) {
   Network net;
   net.values = {2 * 9};
-  net.op("linear", 2, 9, 20, net.slot(20 * 9, false), net.slot(20, false));
+  net.op("linear", 2, 9, 20, net.slot(20 * 9, false), dual ? -1 : net.slot(20, false));
+  if (dual) {
+    const int32_t z = net.last();
+    constexpr int64_t rows = 2 * support;
+    net.op("gram", 2, 9, rows);
+    net.ops.back().input[0] = 0;
+    net.op("dual", 2, rows, 20, net.slot(rows * 20, true), net.slot(20, true), 0, 0, net.last());
+    net.ops.back().input[0] = z;
+  }
   net.op("tanh", 1, 40, 40);
   const int32_t square = net.slot(20 * 20, true), bias = net.slot(20, true);
   net.op("linear", 2, 20, 20, square, bias);
@@ -100,13 +108,13 @@ class Tensors {
 
 template <class Real>
 SamplesArgument make_samples(Tensors<Real>& tensors, int64_t count, int64_t in, int64_t out,
-                             const std::vector<int64_t>* labels) {
+                             const std::vector<int64_t>* labels, bool wants_x) {
   SamplesArgument samples;
   samples.count = count;
   samples.size = {count, count - 2};
   samples.x = tensors.random(tasks * count * in, 1);
   samples.weights = tensors.random(tasks * count, 0.01, 1.0 / count);
-  samples.x_grad = tensors.zeros(tasks * count * in);
+  samples.x_grad = wants_x ? tensors.zeros(tasks * count * in) : 0;
   samples.weights_grad = tensors.zeros(tasks * count);
   if (labels) {
     samples.labels = tensors.refer(labels->data());
@@ -119,8 +127,8 @@ SamplesArgument make_samples(Tensors<Real>& tensors, int64_t count, int64_t in, 
 
 // Every number that a call reads or writes, after a team of `size` lanes has run it.
 template <class Real>
-std::vector<Real> run_team(int size, const char* loss, bool keep_tape) {
-  const Network net = every_op();
+std::vector<Real> run_team(int size, const char* loss, bool keep_tape, bool dual) {
+  const Network net = every_op(dual);
   const ProgramOwner program(net.ops, net.values, net.slots, net.last(), loss, 0, false);
   const std::vector<int64_t> labels(tasks * support, 1);
   const bool classes = std::strcmp(loss, "cross_entropy") == 0;
@@ -140,8 +148,9 @@ std::vector<Real> run_team(int size, const char* loss, bool keep_tape) {
     a.adapted.push_back(slot.adapted ? tensors.zeros(tasks * slot.size) : 0);
     a.adapted_bar.push_back(slot.adapted ? tensors.random(tasks * slot.size, 0.1) : 0);
   }
-  a.support = make_samples(tensors, support, net.values[0], 3, classes ? &labels : nullptr);
-  a.query = make_samples(tensors, query, net.values[0], 3, classes ? &labels : nullptr);
+  const std::vector<int64_t>* of_classes = classes ? &labels : nullptr;
+  a.support = make_samples(tensors, support, net.values[0], 3, of_classes, !dual);
+  a.query = make_samples(tensors, query, net.values[0], 3, of_classes, !dual);
   a.task_loss = tensors.zeros(tasks);
   a.prediction = tensors.zeros(tasks * query * 3);
   a.task_loss_bar = tensors.random(tasks, 1);
@@ -176,22 +185,24 @@ std::vector<Real> run_team(int size, const char* loss, bool keep_tape) {
 }
 
 template <class Real>
-void check_loss(const char* loss) {
-  const std::vector<Real> alone = run_team<Real>(1, loss, true);
+void check_loss(const char* loss, bool dual) {
+  const std::vector<Real> alone = run_team<Real>(1, loss, true, dual);
   for (const Real x : alone) CHECK(std::isfinite(x));
   const auto same = [&](const std::vector<Real>& other) {
     return std::memcmp(alone.data(), other.data(), alone.size() * sizeof(Real)) == 0;
   };
-  for (const int size : {2, 3, 5}) CHECK(same(run_team<Real>(size, loss, true)));
-  CHECK(same(run_team<Real>(2, loss, false)));
+  for (const int size : {2, 3, 5}) CHECK(same(run_team<Real>(size, loss, true, dual)));
+  CHECK(same(run_team<Real>(2, loss, false, dual)));
 }
 
 }  // namespace
 
 int main() {
   for (const char* loss : {"mse", "cross_entropy", "bce_with_logits"}) {
-    check_loss<float>(loss);
-    check_loss<double>(loss);
+    for (const bool dual : {false, true}) {
+      check_loss<float>(loss, dual);
+      check_loss<double>(loss, dual);
+    }
   }
   return failed_checks != 0;
 }

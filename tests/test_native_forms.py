@@ -152,6 +152,31 @@ def test_same_bits_from_any_threads(dual):
             assert torch.equal(tensor, other[name]), name
 
 
+def test_same_bits_from_several_lanes_a_task(dual):
+    """One large task, that several threads share."""
+    build, draw = Builder([(400,)]), Normal(3, torch.float32)
+    x = build.op("linear", (0,), (90,), (build.slot(90, 400), build.slot(90)))
+    build.op("linear", (build.op("tanh", (x,)),), (5,), (build.slot(5, 90), build.slot(5)))
+    program = build.program()
+    inputs = Inputs(
+        tuple(0.05 * draw(*slot.shape) for slot in program.slots),
+        tuple(torch.full((1,), 0.1) for _ in program.slots),
+        Samples(draw(1, 30, 400), torch.arange(30)[None] % 5),
+        Samples(draw(1, 70, 400), torch.arange(70)[None] % 5),
+    )
+    loop = InnerLoop(program, Loss("cross_entropy"), (True,) * 4, 4)
+    wanted = frozenset(f"parameter:{slot.name}" for slot in program.slots)
+    case = loop, inputs, Cotangents(task_loss=torch.ones(1)), wanted
+    assert len(dual_layers(case)) == 1
+    found = []
+    for threads in (1, 2, 3, 5):
+        torch.set_num_threads(threads)
+        found.append(named(program, run(case)))
+    for other in found[1:]:
+        for name, tensor in found[0].items():
+            assert torch.equal(tensor, other[name]), name
+
+
 def refusals(**options) -> set[str | None]:
     loop, inputs, _, wanted = a_case()
     inputs = options.get("inputs", lambda it: it)(inputs)
