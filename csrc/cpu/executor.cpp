@@ -26,13 +26,17 @@ constexpr int64_t most_chunks = 64;
 // Multiply-adds of one task, roughly: what decides whether more threads pay.
 template <class Real>
 double task_work(const Call<Real>& call) {
-  double sample = 0;
+  double active = 0, fixed = 0;  // a sample
   for (int32_t i = 0; i < call.program.op_count; ++i) {
     const Op& op = call.program.ops[i];
-    sample += static_cast<double>(op.rows) * op.in * (op.kind == OpKind::linear ? op.out : 8);
+    const bool multiplies =
+        op.kind == OpKind::linear || op.kind == OpKind::gram || op.kind == OpKind::dual;
+    (op.active ? active : fixed) +=
+        static_cast<double>(op.rows) * op.in * (multiplies ? op.out : 8);
   }
   const double passes = call.differentiate ? 9 : 3;
-  return sample * (call.steps * call.support.count * passes + call.query.count * 3);
+  return active * (call.steps * call.support.count * passes + call.query.count * 3) +
+         fixed * (call.support.count + call.query.count) * (call.differentiate ? 2 : 1);
 }
 
 struct Threads {

@@ -80,7 +80,7 @@ def layers(
             read.add(op.output)
         elif op.kind == "linear" and op.inputs[0] in read and loop.adapted[op.parameters[0]]:
             refusal = _refusal(loop, inputs, op, wanted, hands_out_weights)
-            found.append(_layer(loop, inputs, index, bool(wanted), refusal))
+            found.append(_layer(loop, inputs, index, refusal))
     return tuple(found)
 
 
@@ -103,9 +103,8 @@ def _refusal(
     return None
 
 
-def _layer(
-    loop: InnerLoop, inputs: Inputs, index: int, is_differentiated: bool, refusal: str | None
-) -> Layer:
+def _layer(loop: InnerLoop, inputs: Inputs, index: int, refusal: str | None) -> Layer:
+    """Costs are those of a call with its gradient, so that one without finds the same bits."""
     program, op = loop.program, loop.program.ops[index]
     slot = op.parameters[0]
     out, width = program.slots[slot].shape
@@ -115,21 +114,21 @@ def _layer(
         for samples in (inputs.support, inputs.query)
     )
     steps, losses = loop.steps, sum(map(bool, map(loop.step_weight, range(loop.steps + 1))))
-    goes_back = is_differentiated and not loop.first_order
+    passes = 1 if loop.first_order else 2
     # y and the weight's gradient at each step, and the tangents of both; at each query loss alike
-    products = support * steps * (2 + 2 * goes_back) + query * losses * (1 + is_differentiated)
-    moves = 2 + steps * (5 + 5 * goes_back) + losses * (1 + 2 * is_differentiated)
-    sums = 3 * is_differentiated
-    weight, number = out * width, inputs.dtype.itemsize
-    of_samples = 2 * (1 + is_differentiated) * weight + 2 * support * width
+    products = 2 * support * steps * passes + 2 * query * losses
+    moves = 2 + 5 * steps * passes + 3 * losses
+    weight, coefficients, number = out * width, out * support, inputs.dtype.itemsize
+    # dual: y by the shared weight, and that one's gradient; the products among samples
+    once = 2 * (support + query) * (2 * weight + support * width)
     return Layer(
         index,
         slot,
         (support, out),
         refusal,
-        Cost(2 * weight * products, number * weight * (moves + sums)),
+        Cost(2 * weight * products, number * weight * (moves + 3)),
         Cost(
-            (support + query) * of_samples + 2 * support * out * products,
-            number * (weight * (1 + 2 * sums) + support * out * moves),
+            once + 2 * coefficients * products,
+            number * (7 * weight + coefficients * moves),
         ),
     )

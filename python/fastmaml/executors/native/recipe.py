@@ -55,12 +55,13 @@ class Recipe:
 
     def _describe_inputs(self, loop: InnerLoop, inputs: Inputs, grads: dict[str, int]) -> None:
         """Parameters, rates and samples, and where their gradients go."""
-        slots = loop.program.slots
+        slots, at_rest = loop.program.slots, {layer.slot for layer in self._dual}
         for index, slot in enumerate(slots):
             key = f"parameter:{slot.name}"
             per_task = inputs.per_task(loop.program, index)
             self._call.add_parameter(self._index[key], per_task, grads.get(key, 0))
-            self._add_rate(slot, inputs.rates[index], grads)
+            rate, rate_grads = (None, {}) if index in at_rest else (inputs.rates[index], grads)
+            self._add_rate(slot, rate, rate_grads)
         for layer in self._dual:  # coefficients are zero at first, and move at their weight's rate
             self._call.add_parameter(0, False, 0)
             self._add_rate(slots[layer.slot], inputs.rates[layer.slot], grads)
