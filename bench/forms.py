@@ -65,9 +65,14 @@ class Timed(NamedTuple):
     predicted_dual: float
 
     @property
+    def is_dual(self) -> bool:
+        """Whether the dual form is chosen."""
+        return self.predicted_dual < self.predicted_dense
+
+    @property
     def loss(self) -> float:
         """How much longer the chosen form takes than the faster one."""
-        chosen = self.dual if self.predicted_dual < self.predicted_dense else self.dense
+        chosen = self.dual if self.is_dual else self.dense
         return chosen / min(self.dense, self.dual) - 1
 
 
@@ -150,7 +155,7 @@ def main() -> None:
     timed = [time_forms(point) for point in track(every, "shapes")]
     losses = sorted(each.loss for each in timed)
     within = sum(loss <= 0.1 for loss in losses) / len(losses)
-    gains = [t.dense / t.dual for t in timed if t.predicted_dual < t.predicted_dense]
+    gains = [t.dense / t.dual for t in timed if t.is_dual]
     summary = {
         "within 10% of the faster form": round(within, 4),
         "worst": round(losses[-1], 3),

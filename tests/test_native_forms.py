@@ -12,7 +12,7 @@ from fastmaml.executors.native import forms
 from fastmaml.program import Cotangents, InnerLoop, Inputs, Loss, Samples
 from oracle import errors, float32_tolerance, named, oracle
 from programs import Builder, Case, Normal, random_case
-from torch import Tensor, nn
+from torch import nn
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
@@ -41,13 +41,9 @@ def without_refusals(case: Case) -> Case:
         parameter[0] if inputs.per_task(program, slot) else parameter
         for slot, parameter in enumerate(inputs.parameters)
     ]
-    rates = [None if rate is None else rate.flatten(1)[:, 0] for rate in map(as_rows, inputs.rates)]
+    rates = [None if rate is None else rate.reshape(len(rate), -1)[:, 0] for rate in inputs.rates]
     inputs = replace(inputs, parameters=tuple(parameters), rates=tuple(rates))
     return loop, inputs, replace(cotangents, adapted=None), wanted - SAMPLES
-
-
-def as_rows(rate: Tensor | None) -> Tensor | None:
-    return None if rate is None else rate.reshape(len(rate), -1)
 
 
 def dual_layers(case: Case) -> list[forms.Layer]:
@@ -142,14 +138,19 @@ def test_what_the_dual_form_goes_with(dual, options):
     assert max(errors(loop.program, run(case), exact).values()) <= 1e-11
 
 
-def test_same_bits_from_any_threads(dual):
+def check_same_bits(case: Case) -> None:
+    """From any number of threads."""
     found = []
-    for threads in (1, 2, 5):
+    for threads in (1, 2, 3, 5):
         torch.set_num_threads(threads)
-        found.append(named(a_case()[0].program, run(a_case())))
+        found.append(named(case[0].program, run(case)))
     for other in found[1:]:
         for name, tensor in found[0].items():
             assert torch.equal(tensor, other[name]), name
+
+
+def test_same_bits_from_any_threads(dual):
+    check_same_bits(a_case())
 
 
 def test_same_bits_from_several_lanes_a_task(dual):
@@ -168,13 +169,7 @@ def test_same_bits_from_several_lanes_a_task(dual):
     wanted = frozenset(f"parameter:{slot.name}" for slot in program.slots)
     case = loop, inputs, Cotangents(task_loss=torch.ones(1)), wanted
     assert len(dual_layers(case)) == 1
-    found = []
-    for threads in (1, 2, 3, 5):
-        torch.set_num_threads(threads)
-        found.append(named(program, run(case)))
-    for other in found[1:]:
-        for name, tensor in found[0].items():
-            assert torch.equal(tensor, other[name]), name
+    check_same_bits(case)
 
 
 def refusals(**options) -> set[str | None]:

@@ -72,13 +72,13 @@ struct Dual {
 
   template <class Team, class Real>
   static void forward_jvp(Team& team, const Op& op, const Operands<Real>& o) {
-    const Real *along = o.w_dot[0], *bias = o.w_dot[1];
+    const Real* bias = o.w_dot[1];
     team.rows(op.rows * o.samples, [&](int64_t row) {
       Real* to = o.y_dot + row * op.out;
-      const Real* from = along ? along + row * op.out : nullptr;
-      for (int64_t i = 0; i < op.out; ++i) {
-        to[i] = (from ? from[i] : Real(0)) + (bias ? bias[i] : Real(0));
-      }
+      const Real* from = o.w_dot[0] + row * op.out;
+      for (int64_t i = 0; i < op.out; ++i) to[i] = from[i];
+      if (!bias) return;
+      for (int64_t i = 0; i < op.out; ++i) to[i] += bias[i];
     });
     team.sync();
   }

@@ -60,7 +60,7 @@ def plan(loop: InnerLoop, inputs: Inputs, backend: str = "auto") -> Plan:
     is_traced = not isinstance(program, ModuleProgram)
     layers = executors.native.layers(loop, inputs) if executor == "native" else ()
     dual = {layer.op: layer for layer in layers if layer.is_dual}
-    moved = adapted + sum(
+    numbers_of_phi = adapted + sum(
         math.prod(layer.coefficients) - program.slots[layer.slot].size for layer in dual.values()
     )
     why = "the fastest that runs this call" if backend == "auto" else "asked for by name"
@@ -78,7 +78,7 @@ def plan(loop: InnerLoop, inputs: Inputs, backend: str = "auto") -> Plan:
         parameters=sum(slot.size for slot in loop.program.slots),
         forms=MappingProxyType({program.slots[layer.slot].name: _form(layer) for layer in layers}),
         arithmetic=_arithmetic(loop, program, tasks, support, query, dual) if is_traced else {},
-        trajectory_bytes=number * states * (loop.steps + 1) * moved,
+        trajectory_bytes=number * states * (loop.steps + 1) * numbers_of_phi,
         tape_bytes=number * _tape(loop, program, support, query) if is_traced else None,
     )
 
@@ -199,8 +199,8 @@ def _arithmetic(
         varies[op.output] = is_adapted or x_varies
         learns[op.output] = bool(slots) or x_learns
     losses = sum(1 for step in range(steps + 1) if loop.step_weight(step))
-    layers = {"layers in the dual form": tasks * sum(la.dual.flop for la in dual.values())}
-    return (layers if dual else {}) | {
+    of_dual = tasks * sum(layer.dual.flop for layer in dual.values())
+    return ({"layers in the dual form": of_dual} if dual else {}) | {
         "inner steps": tasks * support * steps * (forward + backward),
         "query loss": tasks * query * losses * (forward + query_backward),
         "Hessian-vector products": 0 if loop.first_order else tasks * support * steps * tangent,

@@ -208,6 +208,9 @@ class Chunk:
                 add(CONSTANT, key, self.for_each(buffer))
             else:
                 add(CONSTANT, key, buffer, None)
-        numbers = torch.arange(self.inputs.tasks, device=samples.x.device)
-        add(CONSTANT, "task", numbers[self.tasks])
+        tasks, device = self.tasks, samples.x.device
+        if self.is_alone:
+            add(CONSTANT, "task", torch.tensor(tasks, device=device))
+        else:
+            add(CONSTANT, "task", torch.arange(tasks.start, tasks.stop, device=device))
         return arguments, axes
