@@ -91,6 +91,8 @@ FM_INLINE void sum_each(Vec<Real>* vectors, Real* sums) {
   Real lanes[left * width];
 #pragma GCC unroll 32
   for (int i = 0; i < left; ++i) vectors[i].store(lanes + i * width);
+  // Through memory: gcc 12 picks the wrong lane where it makes one shuffle of all that follows.
+  asm volatile("" : "+m"(lanes));
 #pragma GCC unroll 32
   for (int i = 0; i < count; ++i) sums[i] = lanes[sum_place(width, count, i)];
 }

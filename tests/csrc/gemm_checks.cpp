@@ -157,6 +157,19 @@ void check_products() {
   }
 }
 
+// Every height and width of tile, with every way to begin: compilers have got single ones wrong.
+template <class Real>
+void check_tiles() {
+  for (int64_t m = 1; m <= 12; ++m) {
+    for (int64_t n = 1; n <= 12; ++n) {
+      for (const Init init : {Init::zero, Init::self, Init::row, Init::column, Init::number}) {
+        check_product(m, n, 70, Layout::rows, Layout::columns, Layout::rows, init, Real(1), n % 2);
+        check_product(m, n, 9, Layout::columns, Layout::rows, Layout::rows, init, Real(1), n % 2);
+      }
+    }
+  }
+}
+
 // NaN reaches its own row and column, through a factor of zero as well, and nothing else.
 template <class Real>
 void check_nan() {
@@ -184,6 +197,8 @@ void check_nan() {
 void check_gemm() {
   check_products<float>();
   check_products<double>();
+  check_tiles<float>();
+  check_tiles<double>();
   check_nan<float>();
   check_nan<double>();
 }
