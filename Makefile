@@ -55,7 +55,7 @@ clean:
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --upgrade pip
 	$(BIN)/pip install "$(TORCH)"
-	$(BIN)/pip install "scikit-build-core>=0.10" "pybind11>=2.12" "cmake>=3.24" ninja
+	$(BIN)/pip install "scikit-build-core>=0.10" "pybind11>=2.12" "cmake>=3.26" ninja
 	touch $@
 
 .venv/demo.installed: $(SOURCES) | .venv/ready

@@ -17,6 +17,7 @@ from typing import Any
 import fastmaml as fm
 import torch
 from fastmaml.executors import native
+from fastmaml.executors.native.extension import extension
 
 from .peers import LEARN2LEARN
 
@@ -46,7 +47,7 @@ def describe(device: str, cores: tuple[int, ...], base: str | None = None) -> di
         "system": platform.platform(),
         "commit": _commit(),
         "base": base,
-        "instruction set": None if native.unavailable() else native.extension.isa(),
+        "instruction set": None if native.unavailable() else extension.isa(),
         "fp32 peak, GFLOP/s": None if peak is None else round(peak / 1e9, 1),
         "memory bandwidth, GB/s": None if bandwidth is None else round(bandwidth / 1e9, 1),
         "last-level cache, MiB": _last_level_cache() >> 20,

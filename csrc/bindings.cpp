@@ -6,7 +6,6 @@
 #include "cpu/cpu_features.h"
 #include "cpu/executor.h"
 #include "cpu/passes.h"
-#include "cuda/cuda.h"
 #include "program/analysis.h"
 #include "program/call_builder.h"
 
@@ -64,7 +63,6 @@ PYBIND11_MODULE(_native, m) {
   m.def("isa", [] { return isa_name(selected_isa()); }, "The instruction set in use.");
   m.def("supported_isas", supported_isa_names, "What this processor can run, slowest first.");
   m.def("op_kinds", op_kinds, "The kinds of ops that have kernels.");
-  m.def("cuda_refusal", cuda_refusal, "Why this build cannot run on CUDA; None if it can.");
 
   py::class_<OpDescription>(m, "Op").def(
       py::init([](std::string kind, std::array<int32_t, 2> input, int32_t output,
@@ -95,7 +93,8 @@ PYBIND11_MODULE(_native, m) {
       .def_readwrite("count", &SamplesArgument::count)
       .def_readwrite("size", &SamplesArgument::size);
   def_fields<py::class_<SamplesArgument>, SamplesArgument, Ref>(
-      samples, {{"x", &SamplesArgument::x},
+      samples, {{"size_on_device", &SamplesArgument::size_on_device},
+                {"x", &SamplesArgument::x},
                 {"labels", &SamplesArgument::labels},
                 {"target", &SamplesArgument::target},
                 {"weights", &SamplesArgument::weights},

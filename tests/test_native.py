@@ -11,6 +11,7 @@ from itertools import pairwise
 import pytest
 import torch
 from fastmaml.executors import native, reference
+from fastmaml.executors.native.extension import extension
 from fastmaml.program import Cotangents, InnerLoop, Inputs, Loss, Outputs, Samples
 from oracle import errors, flatten, oracle
 from programs import Builder, random_case
@@ -163,7 +164,7 @@ def test_large_tapes_are_computed_again(monkeypatch):
 
 
 def supported_isas() -> list[str]:
-    return [] if native.unavailable() else native.extension.supported_isas()
+    return [] if native.unavailable() else extension.supported_isas()
 
 
 @pytest.mark.parametrize("isa", supported_isas())
@@ -171,9 +172,10 @@ def test_every_instruction_set_of_this_processor(isa):
     program = """
 import torch
 from fastmaml.executors import native
+from fastmaml.executors.native.extension import extension
 from oracle import errors, oracle
 from programs import random_case
-assert native.extension.isa() == {isa!r}
+assert extension.isa() == {isa!r}
 for seed in range(100, 130):
     loop, inputs, cotangents, wanted = random_case(seed)
     exact = oracle(loop, inputs, cotangents, wanted)

@@ -13,14 +13,15 @@ template <class Real>
 void run_task(const Lane& lane, const Call<Real>& call, const Workspace& workspace, Real* memory,
               Real* summed, int64_t task) {
   Team<Real> team(lane.rank, lane.size, lane.shared);
-  InnerLoop<Team<Real>, Real>(team, call, workspace, memory, summed, task).run();
+  InnerLoop<Team<Real>, Real>(team, call, workspace, {memory}, summed, task).run();
 }
 
 template <class Real>
 void hessian_vector_product(const Lane& lane, const Call<Real>& call, const Workspace& workspace,
                             Real* memory, Real* summed, int64_t task) {
   Team<Real> team(lane.rank, lane.size, lane.shared);
-  InnerLoop<Team<Real>, Real>(team, call, workspace, memory, summed, task).hessian_vector_product();
+  InnerLoop<Team<Real>, Real>(team, call, workspace, {memory}, summed, task)
+      .hessian_vector_product();
 }
 
 template <class Real>

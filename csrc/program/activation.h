@@ -15,7 +15,7 @@ namespace fastmaml::FM_ISA {
 template <class Function>
 struct Activation {
   template <class Team, class Real>
-  static void forward(Team& team, const Op& op, const Operands<Real>& o) {
+  FM_DEVICE static void forward(Team& team, const Op& op, const Operands<Real>& o) {
     const Function f(op);
     const Real* x = o.x[0];
     Real* y = o.y;
@@ -24,12 +24,12 @@ struct Activation {
   }
 
   template <class Team, class Real>
-  static void backward(Team& team, const Op& op, const Operands<Real>& o) {
+  FM_DEVICE static void backward(Team& team, const Op& op, const Operands<Real>& o) {
     through_derivative(team, op, o, o.y_bar, o.x_grad[0], o.add_x[0]);
   }
 
   template <class Team, class Real>
-  static void forward_jvp(Team& team, const Op& op, const Operands<Real>& o) {
+  FM_DEVICE static void forward_jvp(Team& team, const Op& op, const Operands<Real>& o) {
     if (o.x_dot[0]) {
       through_derivative(team, op, o, o.x_dot[0], o.y_dot, false);
       return;
@@ -40,7 +40,7 @@ struct Activation {
   }
 
   template <class Team, class Real>
-  static void backward_jvp(Team& team, const Op& op, const Operands<Real>& o) {
+  FM_DEVICE static void backward_jvp(Team& team, const Op& op, const Operands<Real>& o) {
     if (!o.x_dot[0]) {
       through_derivative(team, op, o, o.y_bar_dot, o.x_grad[0], o.add_x[0]);
       return;
@@ -58,8 +58,8 @@ struct Activation {
  private:
   // to = f'(x) from
   template <class Team, class Real>
-  static void through_derivative(Team& team, const Op& op, const Operands<Real>& o,
-                                 const Real* from, Real* to, bool add) {
+  FM_DEVICE static void through_derivative(Team& team, const Op& op, const Operands<Real>& o,
+                                           const Real* from, Real* to, bool add) {
     if (!to) return;
     const Function f(op);
     const Real *x = o.x[0], *y = o.y;

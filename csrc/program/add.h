@@ -7,7 +7,7 @@ namespace fastmaml::FM_ISA {
 
 struct Add {
   template <class Team, class Real>
-  static void forward(Team& team, const Op& op, const Operands<Real>& o) {
+  FM_DEVICE static void forward(Team& team, const Op& op, const Operands<Real>& o) {
     const Real *a = o.x[0], *b = o.x[1];
     Real* y = o.y;
     team.each(op.rows * op.in * o.samples, [=](int64_t i) { y[i] = a[i] + b[i]; });
@@ -15,12 +15,12 @@ struct Add {
   }
 
   template <class Team, class Real>
-  static void backward(Team& team, const Op& op, const Operands<Real>& o) {
+  FM_DEVICE static void backward(Team& team, const Op& op, const Operands<Real>& o) {
     to_inputs(team, op, o, o.y_bar);
   }
 
   template <class Team, class Real>
-  static void forward_jvp(Team& team, const Op& op, const Operands<Real>& o) {
+  FM_DEVICE static void forward_jvp(Team& team, const Op& op, const Operands<Real>& o) {
     const Real *a = o.x_dot[0], *b = o.x_dot[1];
     Real* y = o.y_dot;
     team.each(op.rows * op.in * o.samples,
@@ -29,14 +29,15 @@ struct Add {
   }
 
   template <class Team, class Real>
-  static void backward_jvp(Team& team, const Op& op, const Operands<Real>& o) {
+  FM_DEVICE static void backward_jvp(Team& team, const Op& op, const Operands<Real>& o) {
     to_inputs(team, op, o, o.y_bar_dot);
   }
 
  private:
   // One after the other, since a and b may be the same value.
   template <class Team, class Real>
-  static void to_inputs(Team& team, const Op& op, const Operands<Real>& o, const Real* y_bar) {
+  FM_DEVICE static void to_inputs(Team& team, const Op& op, const Operands<Real>& o,
+                                  const Real* y_bar) {
     for (int input = 0; input < 2; ++input) {
       Real* x_grad = o.x_grad[input];
       const bool add = o.add_x[input];

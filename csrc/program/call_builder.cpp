@@ -60,7 +60,9 @@ template <class Real>
 Samples<Real> CallOwner<Real>::samples(const SamplesArgument& a,
                                        const std::vector<uint8_t>& wanted) const {
   return {a.count,
-          a.size ? a.size->data() : nullptr,
+          a.size_on_device ? pointer<const int64_t>(a.size_on_device)
+          : a.size         ? a.size->data()
+                           : nullptr,
           pointer<const Real>(a.x),
           pointer<const int64_t>(a.labels),
           pointer<const Real>(a.target),

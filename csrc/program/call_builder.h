@@ -22,6 +22,7 @@ using Ref = int32_t;
 struct SamplesArgument {
   int64_t count = 0;
   std::optional<std::vector<int64_t>> size;
+  Ref size_on_device = 0;  // the same as a tensor, where the host's memory cannot be read
   Ref x = 0, labels = 0, target = 0, weights = 0;
   Ref x_grad = 0, target_grad = 0, weights_grad = 0;
 };

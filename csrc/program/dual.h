@@ -17,7 +17,7 @@ namespace fastmaml::FM_ISA {
 // k = x X^T; columns of support samples that are padding are zero.
 struct Gram {
   template <class Team, class Real>
-  static void forward(Team& team, const Op& op, const Operands<Real>& o) {
+  FM_DEVICE static void forward(Team& team, const Op& op, const Operands<Real>& o) {
     const int64_t rows = op.rows * o.samples, columns = op.rows * o.support.samples;
     if (columns < op.out) {
       team.each(rows * op.out, [=](int64_t i) { o.y[i] = Real(0); });
@@ -30,17 +30,17 @@ struct Gram {
 
   // The dual form is not taken where the samples' own gradients are wanted, nor has k a tangent.
   template <class Team, class Real>
-  static void backward(Team&, const Op&, const Operands<Real>&) {}
+  FM_DEVICE static void backward(Team&, const Op&, const Operands<Real>&) {}
   template <class Team, class Real>
-  static void forward_jvp(Team&, const Op&, const Operands<Real>&) {}
+  FM_DEVICE static void forward_jvp(Team&, const Op&, const Operands<Real>&) {}
   template <class Team, class Real>
-  static void backward_jvp(Team&, const Op&, const Operands<Real>&) {}
+  FM_DEVICE static void backward_jvp(Team&, const Op&, const Operands<Real>&) {}
 };
 
 // y = z + k C + b, with x[0] = z [rows, out], x[1] = k [rows, in], w[0] = C [in, out], w[1] = b.
 struct Dual {
   template <class Team, class Real>
-  static void forward(Team& team, const Op& op, const Operands<Real>& o) {
+  FM_DEVICE static void forward(Team& team, const Op& op, const Operands<Real>& o) {
     const int64_t rows = op.rows * o.samples;
     const Real *z = o.x[0], *bias = o.w[1];
     const View<const Real> init =
@@ -54,7 +54,7 @@ struct Dual {
   }
 
   template <class Team, class Real>
-  static void backward(Team& team, const Op& op, const Operands<Real>& o) {
+  FM_DEVICE static void backward(Team& team, const Op& op, const Operands<Real>& o) {
     to_z(team, op, o, o.y_bar);
     if (o.w_grad[0] && o.of_support) {
       const int64_t numbers = op.rows * o.samples * op.out;
@@ -71,20 +71,22 @@ struct Dual {
   }
 
   template <class Team, class Real>
-  static void forward_jvp(Team& team, const Op& op, const Operands<Real>& o) {
-    const Real* bias = o.w_dot[1];
-    team.rows(op.rows * o.samples, [&](int64_t row) {
-      Real* to = o.y_dot + row * op.out;
-      const Real* from = o.w_dot[0] + row * op.out;
-      for (int64_t i = 0; i < op.out; ++i) to[i] = from[i];
-      if (!bias) return;
-      for (int64_t i = 0; i < op.out; ++i) to[i] += bias[i];
-    });
+  FM_DEVICE static void forward_jvp(Team& team, const Op& op, const Operands<Real>& o) {
+    Real* y_dot = o.y_dot;
+    const int64_t out = op.out;
+    const Real *along = o.w_dot[0], *bias = o.w_dot[1];
+    if (bias) {
+      team.map(Along::element, op.rows * o.samples, out, [=](int64_t row, int64_t i) {
+        y_dot[row * out + i] = along[row * out + i] + bias[i];
+      });
+    } else {
+      team.each(op.rows * o.samples * out, [=](int64_t i) { y_dot[i] = along[i]; });
+    }
     team.sync();
   }
 
   template <class Team, class Real>
-  static void backward_jvp(Team& team, const Op& op, const Operands<Real>& o) {
+  FM_DEVICE static void backward_jvp(Team& team, const Op& op, const Operands<Real>& o) {
     to_z(team, op, o, o.y_bar_dot);
     to_coefficients(team, op, o, o.y_bar_dot);
     Linear::bias_gradient(team, op, o, o.y_bar_dot);
@@ -93,7 +95,7 @@ struct Dual {
 
  private:
   template <class Team, class Real>
-  static void to_z(Team& team, const Op& op, const Operands<Real>& o, const Real* y_bar) {
+  FM_DEVICE static void to_z(Team& team, const Op& op, const Operands<Real>& o, const Real* y_bar) {
     if (!o.x_grad[0]) return;
     put_each(team, op.rows * o.samples * op.out, o.x_grad[0], o.add_x[0],
              [=](int64_t i) { return y_bar[i]; });
@@ -101,8 +103,8 @@ struct Dual {
 
   // C_grad = k^T y_bar
   template <class Team, class Real>
-  static void to_coefficients(Team& team, const Op& op, const Operands<Real>& o,
-                              const Real* y_bar) {
+  FM_DEVICE static void to_coefficients(Team& team, const Op& op, const Operands<Real>& o,
+                                        const Real* y_bar) {
     Real* to = o.w_grad[0];
     if (!to) return;
     team.gemm(op.in, op.out, op.rows * o.samples, Real(1), View<const Real>{o.x[1], 1, op.in},

@@ -10,29 +10,29 @@ namespace fastmaml::FM_ISA {
 template <template <class> class Factor>
 struct Gain {
   template <class Team, class Real>
-  static void forward(Team& team, const Op& op, const Operands<Real>& o) {
+  FM_DEVICE static void forward(Team& team, const Op& op, const Operands<Real>& o) {
     multiply(team, op, o, o.x[0], o.y, false);
   }
 
   template <class Team, class Real>
-  static void backward(Team& team, const Op& op, const Operands<Real>& o) {
+  FM_DEVICE static void backward(Team& team, const Op& op, const Operands<Real>& o) {
     multiply(team, op, o, o.y_bar, o.x_grad[0], o.add_x[0]);
   }
 
   template <class Team, class Real>
-  static void forward_jvp(Team& team, const Op& op, const Operands<Real>& o) {
+  FM_DEVICE static void forward_jvp(Team& team, const Op& op, const Operands<Real>& o) {
     multiply(team, op, o, o.x_dot[0], o.y_dot, false);
   }
 
   template <class Team, class Real>
-  static void backward_jvp(Team& team, const Op& op, const Operands<Real>& o) {
+  FM_DEVICE static void backward_jvp(Team& team, const Op& op, const Operands<Real>& o) {
     multiply(team, op, o, o.y_bar_dot, o.x_grad[0], o.add_x[0]);
   }
 
  private:
   template <class Team, class Real>
-  static void multiply(Team& team, const Op& op, const Operands<Real>& o, const Real* from,
-                       Real* to, bool add) {
+  FM_DEVICE static void multiply(Team& team, const Op& op, const Operands<Real>& o,
+                                 const Real* from, Real* to, bool add) {
     if (!to) return;
     const Factor<Real> factor(op, o);
     put_each(team, op.rows * op.in * o.samples, to, add,

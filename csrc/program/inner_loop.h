@@ -22,9 +22,9 @@ namespace fastmaml::FM_ISA {
 template <class Team, class Real>
 class InnerLoop {
  public:
-  // `memory` has workspace.size numbers, `summed` call.summed_size; all lanes share both.
-  InnerLoop(Team& team, const Call<Real>& call, const Workspace& workspace, Real* memory,
-            Real* summed, int64_t task)
+  // `memory` has the workspace's numbers, `summed` call.summed_size; all lanes share both.
+  FM_DEVICE InnerLoop(Team& team, const Call<Real>& call, const Workspace& workspace,
+                      TaskMemory<Real> memory, Real* summed, int64_t task)
       : team_(team),
         call_(call),
         program_(call.program),
@@ -35,7 +35,7 @@ class InnerLoop {
         support_(team, call.program, size_of(call.support), true, support_samples()),
         query_(team, call.program, size_of(call.query), false, support_samples()) {}
 
-  void run() {
+  FM_DEVICE_ONCE void run() {
     gather_initial();
     if (call_.steps > 0) {
       support_.forward(Place::fixed, support_values(0), parameters(0), support_draw(0));
@@ -61,12 +61,12 @@ class InnerLoop {
   }
 
   // products = H vectors at the initial parameters.
-  void hessian_vector_product() {
+  FM_DEVICE_ONCE void hessian_vector_product() {
     gather_initial();
     support_.forward(Place::fixed, support_values(0), parameters(0), support_draw(0));
     support_gradient(0, nullptr);
-    Real* u = memory_ + ws_.u;
-    Real* v = memory_ + ws_.v;
+    Real* u = part(ws_.u);
+    Real* v = part(ws_.v);
     gather(call_.vectors, u);
     fill_zero(v, program_.adapted_size);
     team_.sync();
@@ -78,17 +78,21 @@ class InnerLoop {
  private:
   // ---- parameters -------------------------------------------------------------------------
 
+  FM_DEVICE Real* part(int64_t offset) const { return memory_.at(ws_, offset); }
+
   // phi_k. Only the last two are kept where no adjoint needs the others.
-  Real* phi(int64_t k) const {
-    return memory_ + ws_.phi + k % ws_.phi_steps * program_.adapted_size;
+  FM_DEVICE Real* phi(int64_t k) const {
+    return part(ws_.phi) + k % ws_.phi_steps * program_.adapted_size;
   }
   // s_{k+1}, or g_k where there is no momentum.
-  Real* state_after(int64_t k) const {
-    return memory_ + ws_.states + k % ws_.state_steps * program_.adapted_size;
+  FM_DEVICE Real* state_after(int64_t k) const {
+    return part(ws_.states) + k % ws_.state_steps * program_.adapted_size;
   }
-  Parameters<Real> parameters(int64_t k) const { return {phi(k), call_.parameters, task_}; }
+  FM_DEVICE Parameters<Real> parameters(int64_t k) const {
+    return {phi(k), call_.parameters, task_};
+  }
 
-  void gather_initial() {
+  FM_DEVICE_ONCE void gather_initial() {
     for (int32_t slot = 0; slot < program_.slot_count; ++slot) {
       const Slot& s = program_.slots[slot];
       if (!s.adapted) continue;
@@ -101,73 +105,76 @@ class InnerLoop {
     }
     team_.sync();
   }
-  void gather(const Real* const* slots, Real* to) {
+  FM_DEVICE void gather(const Real* const* slots, Real* to) {
     for (int32_t slot = 0; slot < program_.slot_count; ++slot) {
       const Slot& s = program_.slots[slot];
       if (s.adapted) copy(slots[slot] + task_ * s.size, to + s.offset, s.size);
     }
   }
-  void scatter(const Real* from, Real* const* slots) {
+  FM_DEVICE void scatter(const Real* from, Real* const* slots) {
     for (int32_t slot = 0; slot < program_.slot_count; ++slot) {
       const Slot& s = program_.slots[slot];
       if (s.adapted && slots[slot]) copy(from + s.offset, slots[slot] + task_ * s.size, s.size);
     }
   }
-  void copy(const Real* from, Real* to, int64_t count) {
+  FM_DEVICE void copy(const Real* from, Real* to, int64_t count) {
     team_.each(count, [=](int64_t i) { to[i] = from[i]; });
   }
-  void fill_zero(Real* to, int64_t count) {
+  FM_DEVICE void fill_zero(Real* to, int64_t count) {
     team_.each(count, [=](int64_t i) { to[i] = Real(0); });
   }
 
   // ---- frames -----------------------------------------------------------------------------
 
-  static Real* row(Real* base, int64_t task, int64_t size) {
+  FM_DEVICE static Real* row(Real* base, int64_t task, int64_t size) {
     return base ? base + task * size : nullptr;
   }
-  Real* input_of(const Samples<Real>& samples) const {
+  FM_DEVICE Real* input_of(const Samples<Real>& samples) const {
     // Frames hold mutable pointers; nothing writes to the frame of values' input.
     return const_cast<Real*>(samples.x) + task_ * samples.count * input_size();
   }
-  int64_t input_size() const { return program_.values[0].sample_size; }
-  int64_t size_of(const Samples<Real>& samples) const {
+  FM_DEVICE int64_t input_size() const { return program_.values[0].sample_size; }
+  FM_DEVICE int64_t size_of(const Samples<Real>& samples) const {
     return samples.x ? samples.size_of(task_) : 0;
   }
-  Support<Real> support_samples() const {
+  FM_DEVICE Support<Real> support_samples() const {
     return {call_.support.x ? input_of(call_.support) : nullptr, size_of(call_.support)};
   }
 
-  Real* tape(int64_t k) const { return memory_ + ws_.tape + k % ws_.tape_steps * ws_.tape_stride; }
-  Frame<Real> support_values(int64_t k) const {
-    return {input_of(call_.support), memory_ + ws_.support_fixed, tape(k)};
+  FM_DEVICE Real* tape(int64_t k) const {
+    return part(ws_.tape) + k % ws_.tape_steps * ws_.tape_stride;
   }
-  Frame<Real> support_bars(int64_t k) const {
+  FM_DEVICE Frame<Real> support_values(int64_t k) const {
+    return {input_of(call_.support), part(ws_.support_fixed), tape(k)};
+  }
+  FM_DEVICE Frame<Real> support_bars(int64_t k) const {
     return {nullptr, nullptr, tape(k) + ws_.tape_stride / 2};
   }
-  Frame<Real> support_dots() const { return {nullptr, nullptr, memory_ + ws_.dot}; }
-  Frame<Real> support_bar_dots() const {
+  FM_DEVICE Frame<Real> support_dots() const { return {nullptr, nullptr, part(ws_.dot)}; }
+  FM_DEVICE Frame<Real> support_bar_dots() const {
     return {row(call_.support.x_grad, task_, call_.support.count * input_size()),
-            memory_ + ws_.fixed_bars, memory_ + ws_.bar_dot};
+            part(ws_.fixed_bars), part(ws_.bar_dot)};
   }
-  Frame<Real> query_values() const {
-    return {input_of(call_.query), memory_ + ws_.query_fixed, memory_ + ws_.query_values};
+  FM_DEVICE Frame<Real> query_values() const {
+    return {input_of(call_.query), part(ws_.query_fixed), part(ws_.query_values)};
   }
-  Frame<Real> query_bars() const {
+  FM_DEVICE Frame<Real> query_bars() const {
     return {row(call_.query.x_grad, task_, call_.query.count * input_size()),
-            memory_ + ws_.query_fixed_bar, memory_ + ws_.query_bars};
+            part(ws_.query_fixed_bar), part(ws_.query_bars)};
   }
-  const Value& output() const { return program_.values[program_.output]; }
+  FM_DEVICE const Value& output() const { return program_.values[program_.output]; }
 
-  Draw support_draw(int64_t k) const {
+  FM_DEVICE Draw support_draw(int64_t k) const {
     return {call_.seed, static_cast<uint32_t>(task_), static_cast<uint32_t>(2 * k)};
   }
-  Draw query_draw(int64_t k) const {
+  FM_DEVICE Draw query_draw(int64_t k) const {
     return {call_.seed, static_cast<uint32_t>(task_), static_cast<uint32_t>(2 * k + 1)};
   }
 
   // ---- losses -----------------------------------------------------------------------------
 
-  LossInputs<Real> loss_inputs(const Samples<Real>& samples, const Frame<Real>& values) const {
+  FM_DEVICE LossInputs<Real> loss_inputs(const Samples<Real>& samples,
+                                         const Frame<Real>& values) const {
     const int64_t count = samples.size_of(task_), first = task_ * samples.count;
     return {program_.label_smoothing,
             count,
@@ -177,7 +184,8 @@ class InnerLoop {
             samples.target ? samples.target + first * call_.output_size : nullptr,
             samples.weights ? samples.weights + first : nullptr};
   }
-  LossGradients<Real> loss_gradients(const Samples<Real>& samples, const Frame<Real>& bars) const {
+  FM_DEVICE LossGradients<Real> loss_gradients(const Samples<Real>& samples,
+                                               const Frame<Real>& bars) const {
     const bool wanted = samples.wanted[program_.output];
     return {wanted ? at(bars, output(), samples.size_of(task_)) : nullptr,
             output().place != Place::active,
@@ -188,7 +196,7 @@ class InnerLoop {
   // ---- forward ----------------------------------------------------------------------------
 
   // Forward and backward on the support samples at phi_k; the gradient goes to `gradient`.
-  void support_gradient(int64_t k, Real* gradient) {
+  FM_DEVICE_ONCE void support_gradient(int64_t k, Real* gradient) {
     const Frame<Real> values = support_values(k), bars = support_bars(k);
     support_.forward(Place::active, values, parameters(k), support_draw(k));
     const LossInputs<Real> inputs = loss_inputs(call_.support, values);
@@ -198,31 +206,31 @@ class InnerLoop {
                       {gradient, false, nullptr, task_, nullptr}, call_.active, support_draw(k));
   }
 
-  void inner_step(int64_t k) {
+  FM_DEVICE_ONCE void inner_step(int64_t k) {
     support_gradient(k, state_after(k));
     const Real* state = call_.momentum != 0 && k > 0 ? state_after(k - 1) : nullptr;
     Sgd::step(team_, call_, k, phi(k), state, phi(k + 1), state_after(k));
   }
 
   // Whether the query loss after k steps counts: 0 times what has diverged is 0.
-  bool counts(int64_t k) const { return call_.task_loss && call_.step_weights[k] != 0; }
+  FM_DEVICE bool counts(int64_t k) const { return call_.task_loss && call_.step_weights[k] != 0; }
 
   // The query loss at phi_k, 0 where none is asked for; leaves the query's values behind.
-  double query_loss(int64_t k) {
+  FM_DEVICE_ONCE double query_loss(int64_t k) {
     query_.forward(Place::active, query_values(), parameters(k), query_draw(k));
     if (!call_.task_loss) return 0;
     const LossInputs<Real> inputs = loss_inputs(call_.query, query_values());
-    Real* sample_loss = memory_ + ws_.sample_loss;
+    Real* sample_loss = part(ws_.sample_loss);
     with_loss(program_.loss, [&](auto layer) { layer.forward(team_, inputs, sample_loss); });
-    double sum = 0;  // losses of several steps may cancel
-    for (int64_t i = 0; i < inputs.samples; ++i) {
-      sum += static_cast<double>(inputs.weight(i)) * static_cast<double>(sample_loss[i]);
-    }
+    // In double: losses of several steps may cancel.
+    const double sum = team_.total(inputs.samples, [&](int64_t i) {
+      return static_cast<double>(inputs.weight(i)) * static_cast<double>(sample_loss[i]);
+    });
     team_.sync();
     return sum;
   }
 
-  void write_prediction() {
+  FM_DEVICE void write_prediction() {
     const int64_t count = call_.query.size_of(task_);
     copy(at(query_values(), output(), count),
          call_.prediction + task_ * call_.query.count * call_.output_size,
@@ -231,11 +239,11 @@ class InnerLoop {
 
   // ---- adjoint ----------------------------------------------------------------------------
 
-  void adjoint() {
+  FM_DEVICE_ONCE void adjoint() {
     const int64_t K = call_.steps;
-    Real* v = memory_ + ws_.v;
-    Real* r = call_.momentum != 0 ? memory_ + ws_.r : nullptr;
-    Real* u = memory_ + ws_.u;
+    Real* v = part(ws_.v);
+    Real* r = call_.momentum != 0 ? part(ws_.r) : nullptr;
+    Real* u = part(ws_.u);
     fill_zero(v, program_.adapted_size);
     if (r) fill_zero(r, program_.adapted_size);
     clear_fixed_bars();
@@ -265,7 +273,7 @@ class InnerLoop {
     }
   }
 
-  void add_adapted_bar(Real* v) {
+  FM_DEVICE void add_adapted_bar(Real* v) {
     for (int32_t slot = 0; slot < program_.slot_count; ++slot) {
       const Slot& s = program_.slots[slot];
       if (s.adapted && call_.adapted_bar[slot]) {
@@ -275,13 +283,13 @@ class InnerLoop {
     team_.sync();
   }
 
-  Gradients<Real> gradients(Real* adapted) const {
+  FM_DEVICE Gradients<Real> gradients(Real* adapted) const {
     return {adapted, true, call_.parameters, task_, summed_};
   }
 
   // Adds the gradient of c_k task_loss_bar l_q(phi_k), and at phi_K of prediction_bar, to v and
   // to all else that the query reads. The query's values are those of phi_k.
-  void add_query_gradient(int64_t k, Real* v) {
+  FM_DEVICE_ONCE void add_query_gradient(int64_t k, Real* v) {
     const Frame<Real> values = query_values(), bars = query_bars();
     const LossInputs<Real> inputs = loss_inputs(call_.query, values);
     LossGradients<Real> to = loss_gradients(call_.query, bars);
@@ -301,7 +309,7 @@ class InnerLoop {
   }
 
   // v += H_k u, and the same for all else that the support loss reads.
-  void add_hessian_product(int64_t k, const Real* u, Real* v) {
+  FM_DEVICE_ONCE void add_hessian_product(int64_t k, const Real* u, Real* v) {
     const Frame<Real> values = support_values(k), bars = support_bars(k);
     const Frame<Real> dots = support_dots(), bar_dots = support_bar_dots();
     const Parameters<Real> along{u, nullptr, task_};
@@ -315,10 +323,10 @@ class InnerLoop {
                           call_.support.wanted, support_draw(k));
   }
 
-  void clear_fixed_bars() { fill_zero(memory_ + ws_.fixed_bars, ws_.tape - ws_.fixed_bars); }
+  FM_DEVICE void clear_fixed_bars() { fill_zero(part(ws_.fixed_bars), ws_.fixed_bars_size); }
 
   // Takes the cotangents that all steps left on fixed values back to what those depend on.
-  void backward_fixed() {
+  FM_DEVICE void backward_fixed() {
     if (call_.steps > 0 && call_.through_steps) {
       support_.backward(Place::fixed, support_values(0), support_bar_dots(), parameters(0),
                         gradients(nullptr), call_.support.wanted, support_draw(0));
@@ -333,7 +341,7 @@ class InnerLoop {
   const Call<Real>& call_;
   const Program& program_;
   const Workspace& ws_;
-  Real* memory_;
+  TaskMemory<Real> memory_;
   Real* summed_;
   int64_t task_;
   Network<Team, Real> support_;

@@ -21,13 +21,13 @@ struct Linear {
   };
 
   template <class Team, class Real>
-  static void forward(Team& team, const Op& op, const Operands<Real>& o) {
+  FM_DEVICE static void forward(Team& team, const Op& op, const Operands<Real>& o) {
     product<Team, Real>(team, op, o, {o.x[0]}, {o.w[0]}, o.w[1], o.y);
     team.sync();
   }
 
   template <class Team, class Real>
-  static void backward(Team& team, const Op& op, const Operands<Real>& o) {
+  FM_DEVICE static void backward(Team& team, const Op& op, const Operands<Real>& o) {
     input_gradient<Team, Real>(team, op, o, {o.y_bar}, {o.w[0]});
     weight_gradient<Team, Real>(team, op, o, {o.y_bar}, {o.x[0]});
     bias_gradient(team, op, o, o.y_bar);
@@ -35,7 +35,7 @@ struct Linear {
   }
 
   template <class Team, class Real>
-  static void forward_jvp(Team& team, const Op& op, const Operands<Real>& o) {
+  FM_DEVICE static void forward_jvp(Team& team, const Op& op, const Operands<Real>& o) {
     if (o.x_dot[0] || o.w_dot[0]) {
       product<Team, Real>(team, op, o, {o.x_dot[0], o.x[0]}, {o.w[0], o.w_dot[0]}, o.w_dot[1],
                           o.y_dot);
@@ -48,7 +48,7 @@ struct Linear {
   }
 
   template <class Team, class Real>
-  static void backward_jvp(Team& team, const Op& op, const Operands<Real>& o) {
+  FM_DEVICE static void backward_jvp(Team& team, const Op& op, const Operands<Real>& o) {
     input_gradient<Team, Real>(team, op, o, {o.y_bar_dot, o.y_bar}, {o.w[0], o.w_dot[0]});
     weight_gradient<Team, Real>(team, op, o, {o.y_bar_dot, o.y_bar}, {o.x[0], o.x_dot[0]});
     bias_gradient(team, op, o, o.y_bar_dot);
@@ -57,7 +57,8 @@ struct Linear {
 
   // b_grad = sum y_bar
   template <class Team, class Real>
-  static void bias_gradient(Team& team, const Op& op, const Operands<Real>& o, const Real* y_bar) {
+  FM_DEVICE static void bias_gradient(Team& team, const Op& op, const Operands<Real>& o,
+                                      const Real* y_bar) {
     if (!o.w_grad[1]) return;
     team.template reduce<1>(
         Along::group, op.out, op.rows * o.samples,
@@ -70,9 +71,9 @@ struct Linear {
  private:
   // c = init + a b, or of two products those whose factors are there; one of them is.
   template <class Team, class Real>
-  static void sum_of_products(Team& team, int64_t m, int64_t n, int64_t k, Pair<Real> a,
-                              In<Real> a_at, Pair<Real> b, In<Real> b_at, In<Real> init,
-                              View<Real> c) {
+  FM_DEVICE static void sum_of_products(Team& team, int64_t m, int64_t n, int64_t k, Pair<Real> a,
+                                        In<Real> a_at, Pair<Real> b, In<Real> b_at, In<Real> init,
+                                        View<Real> c) {
     const bool has_first = a.first && b.first, has_second = a.second && b.second;
     a_at.data = has_first ? a.first : a.second;
     b_at.data = has_first ? b.first : b.second;
@@ -83,16 +84,16 @@ struct Linear {
 
   // y = bias + x w^T
   template <class Team, class Real>
-  static void product(Team& team, const Op& op, const Operands<Real>& o, Pair<Real> x, Pair<Real> w,
-                      const Real* bias, Real* y) {
+  FM_DEVICE static void product(Team& team, const Op& op, const Operands<Real>& o, Pair<Real> x,
+                                Pair<Real> w, const Real* bias, Real* y) {
     sum_of_products<Team, Real>(team, op.rows * o.samples, op.out, op.in, x, {nullptr, op.in, 1}, w,
                                 {nullptr, 1, op.in}, {bias, 0, 1}, {y, op.out, 1});
   }
 
   // x_grad = y_bar w
   template <class Team, class Real>
-  static void input_gradient(Team& team, const Op& op, const Operands<Real>& o, Pair<Real> y_bar,
-                             Pair<Real> w) {
+  FM_DEVICE static void input_gradient(Team& team, const Op& op, const Operands<Real>& o,
+                                       Pair<Real> y_bar, Pair<Real> w) {
     Real* to = o.x_grad[0];
     if (!to) return;
     sum_of_products<Team, Real>(team, op.rows * o.samples, op.in, op.out, y_bar,
@@ -102,8 +103,8 @@ struct Linear {
 
   // w_grad = y_bar^T x
   template <class Team, class Real>
-  static void weight_gradient(Team& team, const Op& op, const Operands<Real>& o, Pair<Real> y_bar,
-                              Pair<Real> x) {
+  FM_DEVICE static void weight_gradient(Team& team, const Op& op, const Operands<Real>& o,
+                                        Pair<Real> y_bar, Pair<Real> x) {
     Real* to = o.w_grad[0];
     if (!to) return;
     sum_of_products<Team, Real>(team, op.out, op.in, op.rows * o.samples, y_bar,

@@ -40,36 +40,35 @@ struct LossGradients {
   Real* weights;
 };
 
-// Samples are taken in blocks, and a block feature by feature: loops over its samples are vector
-// code however few features there are.
-constexpr int block_samples = 16;
-
-// One feature of a block of samples: predictions, targets and the predictions' tangents.
-template <class Real>
-struct Column {
-  Real z[block_samples], t[block_samples], z_dot[block_samples];
-};
-
-// Which samples a block has, and what they read.
-template <class Real>
+// Samples are taken in blocks of up to `most`, as many as the Team wants a lane to take at a time,
+// and a block feature by feature: loops over its samples are vector code however few features
+// there are.
+template <class Number, int most>
 struct Block {
+  using Real = Number;
+  // One feature of a block: predictions, targets and the predictions' tangents.
+  struct Column {
+    Real z[most], t[most], z_dot[most];
+  };
+  static constexpr int most_samples = most;
+
   const LossInputs<Real>& in;
   const Real* prediction_dot;  // null: no tangents
   int64_t first;
   int count;
 
   FM_HD Block(const LossInputs<Real>& in, const Real* prediction_dot, int64_t index)
-      : in(in), prediction_dot(prediction_dot), first(index * block_samples) {
+      : in(in), prediction_dot(prediction_dot), first(index * most) {
     const int64_t left = in.samples - first;
-    count = left < block_samples ? static_cast<int>(left) : block_samples;
+    count = most == 1 || left >= most ? most : static_cast<int>(left);
   }
 
   FM_HD int64_t at(int j, int64_t c) const { return (first + j) * in.features + c; }
 
-  FM_HD void load(int64_t c, Column<Real>& column) const {
+  FM_HD void load(int64_t c, Column& column) const {
     for (int j = 0; j < count; ++j) column.z[j] = in.prediction[at(j, c)];
     if (in.labels) {
-      for (int j = 0; j < count; ++j) column.t[j] = in.labels[first + j] == c ? Real(1) : Real(0);
+      for (int j = 0; j < count; ++j) column.t[j] = one_hot(in.labels[first + j], c);
     } else {
       for (int j = 0; j < count; ++j) column.t[j] = in.target[at(j, c)];
     }
@@ -77,53 +76,66 @@ struct Block {
       for (int j = 0; j < count; ++j) column.z_dot[j] = prediction_dot[at(j, c)];
     }
   }
+
+  // NaN for a label that is no class, which nobody may have looked for: on a GPU a look would wait.
+  FM_HD Real one_hot(int64_t label, int64_t c) const {
+    const bool is_class = static_cast<uint64_t>(label) < static_cast<uint64_t>(in.features);
+    return label == c ? Real(1) : is_class ? Real(0) : Real(NAN);
+  }
 };
 
 // A kind of loss, of a block of samples. For sample j of it, in a column x of the F features:
 //   term             l is their sum
 //   z_slope, t_slope dl/dz, dl/dt
 //   z_slope_dot, t_slope_dot   their tangents, from z'
-template <class Real>
+template <class Block>
 struct Mse {
+  using Real = typename Block::Real;
+  using Column = typename Block::Column;
   Real f;
-  FM_HD explicit Mse(const Block<Real>& block) : f(Real(block.in.features)) {}
-  FM_HD Real term(const Column<Real>& x, int j) const {
+  FM_HD explicit Mse(const Block& block) : f(Real(block.in.features)) {}
+  FM_HD Real term(const Column& x, int j) const {
     return (x.z[j] - x.t[j]) * (x.z[j] - x.t[j]) / f;
   }
-  FM_HD Real z_slope(const Column<Real>& x, int j) const { return 2 / f * (x.z[j] - x.t[j]); }
-  FM_HD Real t_slope(const Column<Real>& x, int j) const { return -z_slope(x, j); }
-  FM_HD Real z_slope_dot(const Column<Real>& x, int j) const { return 2 / f * x.z_dot[j]; }
-  FM_HD Real t_slope_dot(const Column<Real>& x, int j) const { return -2 / f * x.z_dot[j]; }
+  FM_HD Real z_slope(const Column& x, int j) const { return 2 / f * (x.z[j] - x.t[j]); }
+  FM_HD Real t_slope(const Column& x, int j) const { return -z_slope(x, j); }
+  FM_HD Real z_slope_dot(const Column& x, int j) const { return 2 / f * x.z_dot[j]; }
+  FM_HD Real t_slope_dot(const Column& x, int j) const { return -2 / f * x.z_dot[j]; }
 };
 
-template <class Real>
+template <class Block>
 struct BceWithLogits {
+  using Real = typename Block::Real;
+  using Column = typename Block::Column;
   Real f;
-  FM_HD explicit BceWithLogits(const Block<Real>& block) : f(Real(block.in.features)) {}
-  FM_HD Real term(const Column<Real>& x, int j) const {
+  FM_HD explicit BceWithLogits(const Block& block) : f(Real(block.in.features)) {}
+  FM_HD Real term(const Column& x, int j) const {
     const Real z = x.z[j], magnitude = z < 0 ? -z : z;
     return (scalar::max(z, Real(0)) - z * x.t[j] + scalar::log1p(scalar::exp(-magnitude))) / f;
   }
-  FM_HD Real z_slope(const Column<Real>& x, int j) const {
+  FM_HD Real z_slope(const Column& x, int j) const {
     return (scalar::sigmoid(x.z[j]) - x.t[j]) / f;
   }
-  FM_HD Real t_slope(const Column<Real>& x, int j) const { return -x.z[j] / f; }
-  FM_HD Real z_slope_dot(const Column<Real>& x, int j) const {
+  FM_HD Real t_slope(const Column& x, int j) const { return -x.z[j] / f; }
+  FM_HD Real z_slope_dot(const Column& x, int j) const {
     const Real p = scalar::sigmoid(x.z[j]);
     return p * (1 - p) / f * x.z_dot[j];
   }
-  FM_HD Real t_slope_dot(const Column<Real>& x, int j) const { return -x.z_dot[j] / f; }
+  FM_HD Real t_slope_dot(const Column& x, int j) const { return -x.z_dot[j] / f; }
 };
 
-template <class Real>
+template <class Block>
 struct CrossEntropy {
-  Real kept, spread;               // of a target: 1 - s, and what each class gets, s / F
-  Real largest[block_samples];     // of z
-  Real log_sum[block_samples];     // log sum_c exp(z_c - largest)
-  Real target_sum[block_samples];  // S
-  Real mean_dot[block_samples];    // sum_c p_c z'_c
+  using Real = typename Block::Real;
+  using Column = typename Block::Column;
+  static constexpr int most = Block::most_samples;
+  Real kept, spread;      // of a target: 1 - s, and what each class gets, s / F
+  Real largest[most];     // of z
+  Real log_sum[most];     // log sum_c exp(z_c - largest)
+  Real target_sum[most];  // S
+  Real mean_dot[most];    // sum_c p_c z'_c
 
-  FM_HD explicit CrossEntropy(const Block<Real>& block)
+  FM_HD explicit CrossEntropy(const Block& block)
       : kept(1 - Real(block.in.label_smoothing)),
         spread(Real(block.in.label_smoothing) / Real(block.in.features)) {
     const int count = block.count;
@@ -134,12 +146,12 @@ struct CrossEntropy {
         largest[j] = scalar::max(largest[j], block.in.prediction[block.at(j, c)]);
       }
     }
-    Real sum[block_samples];
+    Real sum[most];
     for (int j = 0; j < count; ++j) sum[j] = target_sum[j] = mean_dot[j] = 0;
     for (int64_t c = 0; c < features; ++c) {
-      Column<Real> x;
+      Column x;
       block.load(c, x);
-      Real e[block_samples];
+      Real e[most];
       for (int j = 0; j < count; ++j) e[j] = scalar::exp(x.z[j] - largest[j]);
       for (int j = 0; j < count; ++j) {
         sum[j] += e[j];
@@ -151,24 +163,22 @@ struct CrossEntropy {
     for (int j = 0; j < count; ++j) log_sum[j] = scalar::log(sum[j]);
     for (int j = 0; j < count; ++j) mean_dot[j] /= sum[j];
   }
-  FM_HD Real t(const Column<Real>& x, int j) const { return kept * x.t[j] + spread; }
+  FM_HD Real t(const Column& x, int j) const { return kept * x.t[j] + spread; }
   // In this order no digits are lost where one class has nearly all the weight.
-  FM_HD Real log_p(const Column<Real>& x, int j) const {
-    return (x.z[j] - largest[j]) - log_sum[j];
-  }
+  FM_HD Real log_p(const Column& x, int j) const { return (x.z[j] - largest[j]) - log_sum[j]; }
 
   // A class of no weight counts nothing, even where log p is -inf.
-  FM_HD Real term(const Column<Real>& x, int j) const {
+  FM_HD Real term(const Column& x, int j) const {
     return t(x, j) == 0 ? Real(0) : -t(x, j) * log_p(x, j);
   }
-  FM_HD Real z_slope(const Column<Real>& x, int j) const {
+  FM_HD Real z_slope(const Column& x, int j) const {
     return target_sum[j] * scalar::exp(log_p(x, j)) - t(x, j);
   }
-  FM_HD Real t_slope(const Column<Real>& x, int j) const { return -kept * log_p(x, j); }
-  FM_HD Real z_slope_dot(const Column<Real>& x, int j) const {
+  FM_HD Real t_slope(const Column& x, int j) const { return -kept * log_p(x, j); }
+  FM_HD Real z_slope_dot(const Column& x, int j) const {
     return target_sum[j] * scalar::exp(log_p(x, j)) * (x.z_dot[j] - mean_dot[j]);
   }
-  FM_HD Real t_slope_dot(const Column<Real>& x, int j) const {
+  FM_HD Real t_slope_dot(const Column& x, int j) const {
     return -kept * (x.z_dot[j] - mean_dot[j]);
   }
 };
@@ -177,68 +187,72 @@ template <template <class> class Kind>
 struct LossLayer {
   // sample_loss[i] = l_i
   template <class Team, class Real>
-  static void forward(Team& team, const LossInputs<Real>& in, Real* sample_loss) {
-    for_each_block<Team, Real>(team, in, nullptr,
-                               [&](const Block<Real>& block, const Kind<Real>& kind) {
-                                 Real sum[block_samples] = {};
-                                 for (int64_t c = 0; c < in.features; ++c) {
-                                   Column<Real> x;
-                                   block.load(c, x);
-                                   for (int j = 0; j < block.count; ++j) sum[j] += kind.term(x, j);
-                                 }
-                                 for (int j = 0; j < block.count; ++j)
-                                   sample_loss[block.first + j] = sum[j];
-                               });
+  FM_DEVICE static void forward(Team& team, const LossInputs<Real>& in, Real* sample_loss) {
+    using Samples = Block<Real, Team::samples_a_lane>;
+    for_each_block<Samples>(team, in, nullptr, [&](const Samples& block) {
+      const Kind<Samples> kind(block);
+      Real sum[Samples::most_samples] = {};
+      for (int64_t c = 0; c < in.features; ++c) {
+        typename Samples::Column x;
+        block.load(c, x);
+        for (int j = 0; j < block.count; ++j) sum[j] += kind.term(x, j);
+      }
+      for (int j = 0; j < block.count; ++j) sample_loss[block.first + j] = sum[j];
+    });
   }
 
   // The gradients by all inputs, of `seed` times the loss.
   template <class Team, class Real>
-  static void backward(Team& team, const LossInputs<Real>& in, Real seed,
-                       const LossGradients<Real>& to) {
-    for_each_block<Team, Real>(
-        team, in, nullptr, [&](const Block<Real>& block, const Kind<Real>& kind) {
-          gradients(
-              block, seed, to, [&](const Column<Real>& x, int j) { return kind.term(x, j); },
-              [&](const Column<Real>& x, int j) { return kind.z_slope(x, j); },
-              [&](const Column<Real>& x, int j) { return kind.t_slope(x, j); });
-        });
+  FM_DEVICE static void backward(Team& team, const LossInputs<Real>& in, Real seed,
+                                 const LossGradients<Real>& to) {
+    using Samples = Block<Real, Team::samples_a_lane>;
+    using Column = typename Samples::Column;
+    for_each_block<Samples>(team, in, nullptr, [&](const Samples& block) {
+      const Kind<Samples> kind(block);
+      gradients(
+          block, seed, to, [&](const Column& x, int j) { return kind.term(x, j); },
+          [&](const Column& x, int j) { return kind.z_slope(x, j); },
+          [&](const Column& x, int j) { return kind.t_slope(x, j); });
+    });
   }
 
   // The tangents of those gradients at seed 1, from the prediction's tangent.
   template <class Team, class Real>
-  static void backward_jvp(Team& team, const LossInputs<Real>& in, const Real* prediction_dot,
-                           const LossGradients<Real>& to) {
-    for_each_block<Team, Real>(
-        team, in, prediction_dot, [&](const Block<Real>& block, const Kind<Real>& kind) {
-          gradients(
-              block, Real(1), to,
-              [&](const Column<Real>& x, int j) { return kind.z_slope(x, j) * x.z_dot[j]; },
-              [&](const Column<Real>& x, int j) { return kind.z_slope_dot(x, j); },
-              [&](const Column<Real>& x, int j) { return kind.t_slope_dot(x, j); });
-        });
+  FM_DEVICE static void backward_jvp(Team& team, const LossInputs<Real>& in,
+                                     const Real* prediction_dot, const LossGradients<Real>& to) {
+    using Samples = Block<Real, Team::samples_a_lane>;
+    using Column = typename Samples::Column;
+    for_each_block<Samples>(team, in, prediction_dot, [&](const Samples& block) {
+      const Kind<Samples> kind(block);
+      gradients(
+          block, Real(1), to,
+          [&](const Column& x, int j) { return kind.z_slope(x, j) * x.z_dot[j]; },
+          [&](const Column& x, int j) { return kind.z_slope_dot(x, j); },
+          [&](const Column& x, int j) { return kind.t_slope_dot(x, j); });
+    });
   }
 
  private:
-  // visit(block, kind) for all samples, each block the work of one lane.
-  template <class Team, class Real, class Visit>
-  static void for_each_block(Team& team, const LossInputs<Real>& in, const Real* prediction_dot,
-                             Visit visit) {
-    team.rows((in.samples + block_samples - 1) / block_samples, [&](int64_t index) {
-      const Block<Real> block(in, prediction_dot, index);
-      visit(block, Kind<Real>(block));
-    });
+  // visit(block) for all samples, each block the work of one lane.
+  template <class Samples, class Team, class Visit>
+  FM_DEVICE static void for_each_block(Team& team, const LossInputs<typename Samples::Real>& in,
+                                       const typename Samples::Real* prediction_dot, Visit visit) {
+    constexpr int most = Samples::most_samples;
+    team.rows((in.samples + most - 1) / most,
+              [&](int64_t index) { visit(Samples(in, prediction_dot, index)); });
     team.sync();
   }
 
   // Adds `seed` times the three functions of every feature and sample to where they are wanted.
-  template <class Real, class Weight, class Prediction, class Target>
-  FM_HD static void gradients(const Block<Real>& block, Real seed, const LossGradients<Real>& to,
+  template <class Samples, class Real, class Weight, class Prediction, class Target>
+  FM_HD static void gradients(const Samples& block, Real seed, const LossGradients<Real>& to,
                               Weight of_weight, Prediction of_prediction, Target of_target) {
+    constexpr int most = Samples::most_samples;
     const int count = block.count;
-    Real w[block_samples], sum[block_samples] = {};
+    Real w[most], sum[most] = {};
     for (int j = 0; j < count; ++j) w[j] = seed * block.in.weight(block.first + j);
     for (int64_t c = 0; c < block.in.features; ++c) {
-      Column<Real> x;
+      typename Samples::Column x;
       block.load(c, x);
       if (to.weights) {
         for (int j = 0; j < count; ++j) sum[j] += of_weight(x, j);
@@ -247,7 +261,7 @@ struct LossLayer {
         for (int j = 0; j < count; ++j) to.target[block.at(j, c)] += w[j] * of_target(x, j);
       }
       if (to.prediction) {
-        Real slope[block_samples];
+        Real slope[most];
         for (int j = 0; j < count; ++j) slope[j] = w[j] * of_prediction(x, j);
         for (int j = 0; j < count; ++j) {
           put(to.prediction + block.at(j, c), slope[j], to.add_prediction);

@@ -61,8 +61,8 @@ FM_HD void with_op(OpKind kind, Visitor visit) {
 template <class Team, class Real>
 class Network {
  public:
-  Network(Team& team, const Program& program, int64_t samples, bool of_support = true,
-          Support<Real> support = {})
+  FM_DEVICE Network(Team& team, const Program& program, int64_t samples, bool of_support = true,
+                    Support<Real> support = {})
       : team_(team),
         program_(program),
         samples_(samples),
@@ -70,8 +70,8 @@ class Network {
         support_(support) {}
 
   // Writes the values.
-  void forward(Place place, const Frame<Real>& values, const Parameters<Real>& parameters,
-               Draw draw) {
+  FM_DEVICE_ONCE void forward(Place place, const Frame<Real>& values,
+                              const Parameters<Real>& parameters, Draw draw) {
     for (int32_t i = 0; i < program_.op_count; ++i) {
       const Op& op = program_.ops[i];
       if (place_of(op) != place) continue;
@@ -81,9 +81,9 @@ class Network {
   }
 
   // Writes or adds to the cotangents of the values for which `wanted` holds, and to `gradients`.
-  void backward(Place place, const Frame<Real>& values, const Frame<Real>& bars,
-                const Parameters<Real>& parameters, const Gradients<Real>& gradients,
-                const uint8_t* wanted, Draw draw) {
+  FM_DEVICE_ONCE void backward(Place place, const Frame<Real>& values, const Frame<Real>& bars,
+                               const Parameters<Real>& parameters, const Gradients<Real>& gradients,
+                               const uint8_t* wanted, Draw draw) {
     for (int32_t i = program_.op_count - 1; i >= 0; --i) {
       const Op& op = program_.ops[i];
       if (place_of(op) != place) continue;
@@ -96,9 +96,9 @@ class Network {
 
   // Writes the tangents of the active values, from those of the adapted parameters and, where
   // dots.input is not null, of the input.
-  void forward_jvp(const Frame<Real>& values, const Frame<Real>& dots,
-                   const Parameters<Real>& parameters, const Parameters<Real>& parameter_dots,
-                   Draw draw) {
+  FM_DEVICE_ONCE void forward_jvp(const Frame<Real>& values, const Frame<Real>& dots,
+                                  const Parameters<Real>& parameters,
+                                  const Parameters<Real>& parameter_dots, Draw draw) {
     for (int32_t i = 0; i < program_.op_count; ++i) {
       const Op& op = program_.ops[i];
       if (!op.active) continue;
@@ -110,10 +110,12 @@ class Network {
 
   // The tangent of `backward` over the active ops: writes or adds to the tangents of the
   // cotangents, and to `gradients`.
-  void backward_jvp(const Frame<Real>& values, const Frame<Real>& bars, const Frame<Real>& dots,
-                    const Frame<Real>& bar_dots, const Parameters<Real>& parameters,
-                    const Parameters<Real>& parameter_dots, const Gradients<Real>& gradients,
-                    const uint8_t* wanted, Draw draw) {
+  FM_DEVICE_ONCE void backward_jvp(const Frame<Real>& values, const Frame<Real>& bars,
+                                   const Frame<Real>& dots, const Frame<Real>& bar_dots,
+                                   const Parameters<Real>& parameters,
+                                   const Parameters<Real>& parameter_dots,
+                                   const Gradients<Real>& gradients, const uint8_t* wanted,
+                                   Draw draw) {
     for (int32_t i = program_.op_count - 1; i >= 0; --i) {
       const Op& op = program_.ops[i];
       if (!op.active) continue;
@@ -128,14 +130,14 @@ class Network {
   }
 
  private:
-  static Place place_of(const Op& op) { return op.active ? Place::active : Place::fixed; }
+  FM_DEVICE static Place place_of(const Op& op) { return op.active ? Place::active : Place::fixed; }
 
-  Real* statistics(const Op& op, const Frame<Real>& frame) const {
+  FM_DEVICE Real* statistics(const Op& op, const Frame<Real>& frame) const {
     return op.statistics < 0 ? nullptr : at(frame, program_.values[op.statistics], samples_);
   }
 
-  Operands<Real> bind(const Op& op, const Frame<Real>& values, const Parameters<Real>& parameters,
-                      Draw draw) const {
+  FM_DEVICE Operands<Real> bind(const Op& op, const Frame<Real>& values,
+                                const Parameters<Real>& parameters, Draw draw) const {
     Operands<Real> o{};
     o.samples = samples_;
     o.of_support = of_support_;
@@ -150,13 +152,13 @@ class Network {
     return o;
   }
 
-  void bind_bars(const Op& op, Operands<Real>& o, const Frame<Real>& bars) const {
+  FM_DEVICE void bind_bars(const Op& op, Operands<Real>& o, const Frame<Real>& bars) const {
     o.y_bar = at(bars, program_.values[op.output], samples_);
     o.statistics_bar = statistics(op, bars);
   }
 
-  void bind_dots(const Op& op, Operands<Real>& o, const Frame<Real>& dots,
-                 const Parameters<Real>& parameter_dots) const {
+  FM_DEVICE void bind_dots(const Op& op, Operands<Real>& o, const Frame<Real>& dots,
+                           const Parameters<Real>& parameter_dots) const {
     for (int j = 0; j < 2; ++j) {
       if (op.input[j] >= 0) o.x_dot[j] = at(dots, program_.values[op.input[j]], samples_);
       o.w_dot[j] = parameter_dots(program_.slots, op.parameter[j]);
@@ -167,8 +169,8 @@ class Network {
 
   // Cotangents of active values are written by the first op that adds to them; those of other
   // values gather what every inner step adds.
-  void bind_gradients(const Op& op, Operands<Real>& o, const Frame<Real>& to,
-                      const Gradients<Real>& gradients, const uint8_t* wanted) const {
+  FM_DEVICE void bind_gradients(const Op& op, Operands<Real>& o, const Frame<Real>& to,
+                                const Gradients<Real>& gradients, const uint8_t* wanted) const {
     for (int j = 0; j < 2; ++j) {
       if (op.input[j] >= 0 && wanted[op.input[j]]) {
         const Value& value = program_.values[op.input[j]];

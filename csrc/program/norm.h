@@ -50,7 +50,7 @@ struct ChannelGroups {
 template <bool centred>
 struct Normalise {
   template <class Team, class Real, class Groups>
-  static void forward(Team& team, const Op& op, const Operands<Real>& o, Groups groups) {
+  FM_DEVICE static void forward(Team& team, const Op& op, const Operands<Real>& o, Groups groups) {
     const Real *x = o.x[0], *w = o.w[0], *b = o.w[1];
     Real *y = o.y, *s = o.statistics;
     const Real count = Real(groups.count), eps = Real(op.attribute[0]);
@@ -82,7 +82,7 @@ struct Normalise {
   }
 
   template <class Team, class Real, class Groups>
-  static void backward(Team& team, const Op&, const Operands<Real>& o, Groups groups) {
+  FM_DEVICE static void backward(Team& team, const Op&, const Operands<Real>& o, Groups groups) {
     const Real *x = o.x[0], *w = o.w[0], *y_bar = o.y_bar, *s = o.statistics;
     Real *x_grad = o.x_grad[0], *means = o.statistics_bar;
     const bool add = o.add_x[0];
@@ -106,7 +106,7 @@ struct Normalise {
   }
 
   template <class Team, class Real, class Groups>
-  static void forward_jvp(Team& team, const Op&, const Operands<Real>& o, Groups groups) {
+  FM_DEVICE static void forward_jvp(Team& team, const Op&, const Operands<Real>& o, Groups groups) {
     const Real *x = o.x[0], *w = o.w[0], *s = o.statistics;
     const Real *x_dot = o.x_dot[0], *w_dot = o.w_dot[0], *b_dot = o.w_dot[1];
     Real *y_dot = o.y_dot, *s_dot = o.statistics_dot;
@@ -131,7 +131,8 @@ struct Normalise {
   }
 
   template <class Team, class Real, class Groups>
-  static void backward_jvp(Team& team, const Op&, const Operands<Real>& o, Groups groups) {
+  FM_DEVICE static void backward_jvp(Team& team, const Op&, const Operands<Real>& o,
+                                     Groups groups) {
     const Real *x = o.x[0], *w = o.w[0], *s = o.statistics;
     const Real *x_dot = o.x_dot[0], *w_dot = o.w_dot[0], *s_dot = o.statistics_dot;
     const Real *y_bar = o.y_bar, *y_bar_dot = o.y_bar_dot, *means = o.statistics_bar;
@@ -171,7 +172,7 @@ struct Normalise {
  private:
   // means[2g] = <first term>, or 0 in rms_norm, and means[2g + 1] = <second term>.
   template <class Team, class Real, class Groups, class F>
-  static void group_means(Team& team, Groups groups, Real* means, F f) {
+  FM_DEVICE static void group_means(Team& team, Groups groups, Real* means, F f) {
     const Real count = Real(groups.count);
     team.template reduce<2>(groups.along, groups.groups, groups.count, f,
                             [=](int64_t g, const Terms<Real, 2>& sum) {
@@ -183,7 +184,8 @@ struct Normalise {
 
   // The sums of f(g, index) over the elements that share a weight: its and its bias's gradient.
   template <class Team, class Real, class Groups, class F>
-  static void parameter_gradients(Team& team, Groups groups, const Operands<Real>& o, F f) {
+  FM_DEVICE static void parameter_gradients(Team& team, Groups groups, const Operands<Real>& o,
+                                            F f) {
     Real *w_grad = o.w_grad[0], *b_grad = o.w_grad[1];
     const bool add_w = o.add_w[0], add_b = o.add_w[1];
     if (!w_grad && !b_grad) return;
@@ -208,7 +210,7 @@ template <bool centred>
 struct RowNorm {
 #define FM_PASS(pass)                                                             \
   template <class Team, class Real>                                               \
-  static void pass(Team& team, const Op& op, const Operands<Real>& o) {           \
+  FM_DEVICE static void pass(Team& team, const Op& op, const Operands<Real>& o) { \
     Normalise<centred>::pass(team, op, o, RowGroups{op.rows * o.samples, op.in}); \
   }
   FM_PASS(forward)
@@ -222,7 +224,7 @@ struct RowNorm {
 struct BatchNorm {
 #define FM_PASS(pass)                                                                         \
   template <class Team, class Real>                                                           \
-  static void pass(Team& team, const Op& op, const Operands<Real>& o) {                       \
+  FM_DEVICE static void pass(Team& team, const Op& op, const Operands<Real>& o) {             \
     if (op.rows == 1) {                                                                       \
       Normalise<true>::pass(team, op, o, ColumnGroups{op.in, o.samples});                     \
     } else {                                                                                  \

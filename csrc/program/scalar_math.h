@@ -34,7 +34,7 @@ FM_HD double sqrt(double x) { return ::sqrt(x); }
 // a b + c, in one rounding where the processor has that.
 FM_HD float multiply_add(float a, float b, float c) {
 #if defined(__FP_FAST_FMAF) || defined(__CUDACC__)
-  return __builtin_fmaf(a, b, c);
+  return ::fmaf(a, b, c);
 #else
   return a * b + c;
 #endif

@@ -1,28 +1,48 @@
 #include "workspace.h"
 
 #include <algorithm>
+#include <vector>
 
 namespace fastmaml {
 namespace {
 
 // Parts begin on a cache line's boundary, for either type of number.
+int64_t aligned(int64_t numbers) { return (numbers + 15) / 16 * 16; }
+
+// Places parts in fast memory while there is room, and in slow memory where there is not.
 class Layout {
  public:
-  int64_t add(int64_t numbers) {
-    const int64_t begin = size_;
-    size_ += (numbers + 15) / 16 * 16;
-    return begin;
+  explicit Layout(int64_t fast_memory) : fast_memory_(fast_memory) {}
+
+  void add(int64_t& offset, int64_t numbers) {
+    numbers = aligned(numbers);
+    if (numbers <= fast_memory_ - fast_) {
+      offset = fast_;
+      fast_ += numbers;
+    } else {
+      offset = slow_;
+      slow_ += numbers;
+      in_slow_.push_back(&offset);
+    }
   }
-  int64_t size() const { return size_; }
+
+  // Slow parts' offsets begin where the fast memory ends, which is known last.
+  void finish(Workspace& workspace) {
+    for (int64_t* offset : in_slow_) *offset += fast_;
+    workspace.fast_size = fast_;
+    workspace.size = fast_ + slow_;
+  }
 
  private:
-  int64_t size_ = 0;
+  int64_t fast_memory_;
+  int64_t fast_ = 0, slow_ = 0;
+  std::vector<int64_t*> in_slow_;
 };
 
 }  // namespace
 
 template <class Real>
-Workspace plan_workspace(const Call<Real>& call) {
+Workspace plan_workspace(const Call<Real>& call, int64_t fast_memory) {
   const Program& program = call.program;
   const int64_t n = call.support.x ? call.support.count : 0;
   const int64_t m = call.query.x ? call.query.count : 0;
@@ -37,31 +57,37 @@ Workspace plan_workspace(const Call<Real>& call) {
   const int64_t last_states = call.momentum != 0 ? 2 : 1;
   ws.state_steps = std::max<int64_t>(call.keep_states ? call.steps : last_states, 1);
   ws.tape_steps = call.keep_tape ? std::max<int64_t>(call.steps, 1) : 1;
-  ws.tape_stride = (active(n) + 15) / 16 * 32;
+  ws.tape_stride = 2 * aligned(active(n));
 
-  Layout layout;
+  // In the order in which fast memory is given away.
+  Layout layout(fast_memory);
   const int64_t p = program.adapted_size;
-  ws.phi = layout.add(ws.phi_steps * p);
-  ws.states = layout.add(ws.state_steps * p);
   const bool adjoint = call.differentiate || call.vectors;
-  ws.v = layout.add(adjoint ? p : 0);
-  ws.r = layout.add(adjoint && call.momentum != 0 ? p : 0);
-  // Where no state is kept for the adjoint, its place is free by then.
-  ws.u = call.keep_states ? layout.add(adjoint ? p : 0) : ws.states;
-  ws.support_fixed = layout.add(fixed(n));
-  ws.query_fixed = layout.add(fixed(m));
-  ws.fixed_bars = layout.add(fixed(n));
-  ws.query_fixed_bar = layout.add(fixed(m));
-  ws.tape = layout.add(ws.tape_steps * ws.tape_stride);
   const int64_t tangents = adjoint ? active(n) : 0;
-  ws.dot = ws.query_values = layout.add(std::max(tangents, active(m)));
-  ws.bar_dot = ws.query_bars = layout.add(adjoint ? std::max(tangents, active(m)) : 0);
-  ws.sample_loss = layout.add(m);
-  ws.size = layout.size();
+  layout.add(ws.sample_loss, m);
+  layout.add(ws.dot, std::max(tangents, active(m)));
+  layout.add(ws.bar_dot, adjoint ? std::max(tangents, active(m)) : 0);
+  layout.add(ws.v, adjoint ? p : 0);
+  layout.add(ws.r, adjoint && call.momentum != 0 ? p : 0);
+  if (call.keep_states) layout.add(ws.u, adjoint ? p : 0);
+  layout.add(ws.states, ws.state_steps * p);
+  layout.add(ws.support_fixed, fixed(n));
+  layout.add(ws.phi, ws.phi_steps * p);
+  layout.add(ws.tape, ws.tape_steps * ws.tape_stride);
+  layout.add(ws.query_fixed, fixed(m));
+  ws.fixed_bars_size = aligned(fixed(n)) + aligned(fixed(m));
+  layout.add(ws.fixed_bars, ws.fixed_bars_size);
+  layout.finish(ws);
+
+  ws.query_values = ws.dot;
+  ws.query_bars = ws.bar_dot;
+  ws.query_fixed_bar = ws.fixed_bars + aligned(fixed(n));
+  // Where no state is kept for the adjoint, its place is free by then.
+  if (!call.keep_states) ws.u = ws.states;
   return ws;
 }
 
-template Workspace plan_workspace(const Call<float>&);
-template Workspace plan_workspace(const Call<double>&);
+template Workspace plan_workspace(const Call<float>&, int64_t);
+template Workspace plan_workspace(const Call<double>&, int64_t);
 
 }  // namespace fastmaml

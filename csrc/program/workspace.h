@@ -1,5 +1,11 @@
 // The memory that one team needs for one task at a time: where each part begins, in numbers.
+//
+// Where a team has little memory that is fast, parts lie there in the order of how often they are
+// read, as far as they fit, and the others behind it: a part at `offset` < fast_size is in fast
+// memory, any other at offset - fast_size of the slow.
 #pragma once
+
+#include <limits>
 
 #include "call.h"
 
@@ -12,7 +18,7 @@ struct Workspace {
   int64_t support_fixed;  // frames of the fixed values
   int64_t query_fixed;
   int64_t fixed_bars;  // and of their cotangents: the support's, then the query's
-  int64_t query_fixed_bar;
+  int64_t query_fixed_bar, fixed_bars_size;
   int64_t tape;  // [K or 1] times the active values and their cotangents
   // Active values' tangents and those of their cotangents; in the same place, since no Hessian
   // product comes between the query's forward and backward pass, those passes' frames.
@@ -20,6 +26,7 @@ struct Workspace {
   int64_t bar_dot, query_bars;
   int64_t sample_loss;  // [m]
   int64_t size;         // of all
+  int64_t fast_size;    // of those in fast memory
 
   int64_t phi_steps;  // how many phi, and how many states, are kept
   int64_t state_steps;
@@ -27,7 +34,20 @@ struct Workspace {
   int64_t tape_stride;  // between steps; half of it is one frame
 };
 
+// The memory of one team: workspace.fast_size numbers, and the others.
 template <class Real>
-Workspace plan_workspace(const Call<Real>& call);
+struct TaskMemory {
+  Real* fast;
+  Real* slow = nullptr;
+
+  FM_HD Real* at(const Workspace& workspace, int64_t offset) const {
+    return offset < workspace.fast_size ? fast + offset : slow + (offset - workspace.fast_size);
+  }
+};
+
+// `fast_memory`: how many numbers of fast memory there are; all is fast where they are enough.
+template <class Real>
+Workspace plan_workspace(const Call<Real>& call,
+                         int64_t fast_memory = std::numeric_limits<int64_t>::max());
 
 }  // namespace fastmaml

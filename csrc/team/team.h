@@ -3,8 +3,8 @@
 // A program (csrc/program) is written once over a Team and knows nothing else of the machine.
 // Every lane calls every primitive with the same arguments; the Team splits the work. No
 // primitive synchronises by itself: `sync` stands between a write and a read by other lanes.
-// Every element is computed by the same operations in the same order for any number of lanes,
-// so results are bitwise the same for any team.
+// Every element is computed by the same operations in the same order for any number of lanes of
+// processor cores, so results are bitwise the same for any such team.
 //
 //   int  rank() const;   // this lane, 0 <= rank < size
 //   int  size() const;
@@ -24,6 +24,11 @@
 //
 //   void map(Along along, int64_t groups, int64_t count, F f);  // each, over pairs: f(g, e)
 //
+//   static constexpr int samples_a_lane;        // that a loss takes at a time in one lane
+//
+//   double total(int64_t count, F f);           // the sum of f(i), to all lanes; others' earlier
+//                                               // writes must be visible
+//
 //   // For each group g < groups: sums of the N terms that f(g, e) returns over e < count, then
 //   // sink(g, sums), called once. `along` says which index is contiguous in memory.
 //   void reduce<N>(Along along, int64_t groups, int64_t count, F f, S sink);
@@ -37,6 +42,16 @@
 #define FM_HD __host__ __device__ __forceinline__
 #else
 #define FM_HD inline __attribute__((always_inline))
+#endif
+
+// Other functions that the device runs too; and those that are compiled once for it, not wherever
+// they are called.
+#ifdef __CUDACC__
+#define FM_DEVICE __host__ __device__
+#define FM_DEVICE_ONCE __host__ __device__ __noinline__
+#else
+#define FM_DEVICE
+#define FM_DEVICE_ONCE
 #endif
 
 // Each instruction set compiles its own copy of everything below, in its own namespace, so that

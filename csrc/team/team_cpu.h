@@ -31,6 +31,8 @@ class TeamCpu {
   // where size is 1.
   TeamCpu(int rank, int size, TeamShared* shared) : rank_(rank), size_(size), shared_(shared) {}
 
+  static constexpr int samples_a_lane = 16;
+
   int rank() const { return rank_; }
   int size() const { return size_; }
 
@@ -80,6 +82,13 @@ class TeamCpu {
 #pragma GCC ivdep
       for (int64_t g = mine.begin; g < mine.end; ++g) f(g, e);
     }
+  }
+
+  template <class F>
+  double total(int64_t count, F f) {
+    double sum = 0;
+    for (int64_t i = 0; i < count; ++i) sum += f(i);
+    return sum;
   }
 
   template <int N, class F, class Sink>

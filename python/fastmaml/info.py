@@ -67,7 +67,7 @@ def _instruction_sets() -> Iterator[tuple[str, str]]:
 def _executors() -> Iterator[tuple[str, str]]:
     cpu = native.unavailable()
     yield "native on CPU", "ready" if cpu is None else f"missing: {cpu}"
-    cuda = "no extension" if extension is None else extension.cuda_refusal()
+    cuda = native.cuda_unavailable(0)
     yield "native on CUDA", "ready" if cuda is None else f"missing: {cuda}"
     for name in BACKENDS:
         if name not in ("auto", "native"):

@@ -78,6 +78,7 @@ def plan(loop: InnerLoop, inputs: Inputs, backend: str = "auto") -> Plan:
         parameters=sum(slot.size for slot in loop.program.slots),
         forms=MappingProxyType({program.slots[layer.slot].name: _form(layer) for layer in layers}),
         arithmetic=_arithmetic(loop, program, tasks, support, query, dual) if is_traced else {},
+        placement=executors.native.placement(loop, inputs) if executor == "native" else None,
         trajectory_bytes=number * states * (loop.steps + 1) * numbers_of_phi,
         tape_bytes=number * _tape(loop, program, support, query) if is_traced else None,
     )
@@ -108,6 +109,8 @@ class Plan:
     trajectory_bytes: int
     """phi_0..phi_K of one task, and the momentum beside them; of a layer in the dual form its
     coefficients, not its weight."""
+    placement: str | None
+    """Of the native executor on a GPU: the threads of a task, and where its memory is."""
     tape_bytes: int | None
     """The largest pass of one task: its values, their cotangents and the tangents of both; None
     where the model is not traced."""
@@ -129,6 +132,7 @@ class Plan:
             ),
             ("adapts", f"{self.adapted:,} of the {self.parameters:,} numbers that the model uses"),
             *(("form", f"{name}: {form}") for name, form in self.forms.items()),
+            *((("on the GPU", self.placement),) if self.placement else ()),
             ("arithmetic", arithmetic),
             (
                 "memory",

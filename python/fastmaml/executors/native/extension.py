@@ -1,8 +1,10 @@
-"""The extension module, or why there is none."""
+"""The extension modules, or why there are none."""
 
 from __future__ import annotations
 
 from functools import cache
+
+import torch
 
 try:
     from fastmaml import _native as extension
@@ -23,3 +25,28 @@ def unavailable() -> str | None:
     except RuntimeError as error:  # FASTMAML_ISA names what this processor has not
         return str(error)
     return None
+
+
+@cache
+def cuda_extension() -> object | str:
+    """The extension module of the CUDA kernels, or why there is none."""
+    if unavailable():
+        return unavailable()
+    try:
+        from fastmaml import _native_cuda
+    except ModuleNotFoundError:
+        return "this fastmaml was built without CUDA kernels (nvcc was not found)"
+    except ImportError as error:
+        return f"the extension module fastmaml._native_cuda cannot be loaded: {error}"
+    return _native_cuda
+
+
+@cache
+def cuda_unavailable(device: int) -> str | None:
+    """Why there is no native executor on a GPU; None if there is."""
+    module = cuda_extension()
+    if isinstance(module, str):
+        return module
+    if not torch.cuda.is_available():
+        return "PyTorch finds no GPU, or was built without CUDA"
+    return module.device_refusal(device) or None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from torch import Tensor
 from ...program import Cotangents, InnerLoop, Inputs, Outputs, Samples, Slot
 from .extension import extension
 from .forms import Layer, layers
+from .launch import CpuLauncher, CudaLauncher, Launcher
 from .lowering import lowered
 
 
@@ -17,8 +19,8 @@ class Recipe:
     """A call without its tensors, described to the extension once for all calls of its shapes.
 
     The description names a tensor by its index in a table of addresses that each run makes anew:
-    none (0), the inputs in the order of `Inputs.flat`, then what subclasses add by `_given` (the
-    caller's) and by `_made` (the results), in that order.
+    none (0), the inputs in the order of `Inputs.flat`, on a GPU the sizes of padded tasks, then
+    what subclasses add by `_given` (the caller's) and by `_made` (the results), in that order.
     """
 
     def __init__(self, loop: InnerLoop, inputs: Inputs, dual: tuple[Layer, ...] = ()) -> None:
@@ -30,7 +32,13 @@ class Recipe:
         self._dual = dual
         self._lowered = lowered(program, loop.adapted, loop.loss, self._dtype, dual=dual)
         self._index = {key: 1 + i for i, (key, _) in enumerate(inputs.tensors(program))}
-        self._entries = 1 + len(self._index)
+        self._constants = [
+            torch.tensor(samples.size, dtype=torch.int64, device=self._device)
+            for samples in (inputs.support, inputs.query)
+            if samples is not None and samples.size is not None and self._device.type == "cuda"
+        ]
+        self._next_constant = 1 + len(self._index)
+        self._entries = self._next_constant + len(self._constants)
         self._makers: list[tuple[Callable[[Tensor], Tensor], Tensor]] = []
         self._call = call = extension.Call()
         call.tasks = inputs.tasks
@@ -79,7 +87,11 @@ class Recipe:
     def _samples(self, name: str, samples: Samples, grads: dict[str, int]) -> object:
         described = extension.Samples()
         described.count = samples.x.shape[1]
-        described.size = None if samples.size is None else list(samples.size)
+        if samples.size is not None and self._constants:
+            described.size_on_device = self._next_constant
+            self._next_constant += 1
+        elif samples.size is not None:
+            described.size = list(samples.size)
         described.x = self._index[f"{name}_x"]
         if samples.y is not None and samples.y.dtype == torch.int64:
             described.labels = self._index[f"{name}_y"]
@@ -91,13 +103,25 @@ class Recipe:
         described.weights_grad = grads.get(f"{name}_weights", 0)
         return described
 
+    @cached_property
+    def _launcher(self) -> Launcher:
+        """Once all is described."""
+        if self._device.type == "cuda":
+            return CudaLauncher(
+                self._lowered, self._call, self._is_double, self._device, self._entries
+            )
+        return CpuLauncher(self._lowered, self._call, self._is_double)
+
+    def placement(self) -> str | None:
+        """How calls lie on a GPU; None on a CPU."""
+        return self._launcher.placement()
+
     def _run(self, inputs: Inputs, given: Iterable[Tensor]) -> list[Tensor]:
         """Runs the call; what it made."""
-        read = [tensor.contiguous() for tensor in (*inputs.flat(), *given)]
+        read = [tensor.contiguous() for tensor in (*inputs.flat(), *self._constants, *given)]
         made = [make(like) for make, like in self._makers]
         addresses = [0, *[tensor.data_ptr() for tensor in (*read, *made)]]
-        threads = torch.get_num_threads()
-        extension.run(self._lowered, self._call, addresses, inputs.seed, self._is_double, threads)
+        self._launcher.run(addresses, inputs.seed)
         return made
 
 

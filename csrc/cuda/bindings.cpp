@@ -1,0 +1,56 @@
+// The extension module of the CUDA executor. It takes the programs and calls of fastmaml._native,
+// whose tensors here are the device's; Python allocates them all, the workspace too.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include "executor.h"
+
+namespace py = pybind11;
+
+namespace fastmaml {
+namespace {
+
+LaunchPlan plan_call(const ProgramOwner& program, const CallArgument& argument, int64_t tensors,
+                     bool is_double, int device) {
+  return is_double ? plan_launch<double>(program, argument, tensors, device)
+                   : plan_launch<float>(program, argument, tensors, device);
+}
+
+void run_call(const LaunchPlan& plan, const ProgramOwner& program, const CallArgument& argument,
+              const std::vector<Address>& addresses, uint32_t seed, bool is_double,
+              Address workspace, Address stream) {
+  const py::gil_scoped_release no_gil;
+  is_double ? run<double>(plan, program, argument, addresses, seed, workspace, stream)
+            : run<float>(plan, program, argument, addresses, seed, workspace, stream);
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_native_cuda, m) {
+  m.doc() = "The native executor's CUDA side; see fastmaml.executors.native.";
+  m.attr("__version__") = FASTMAML_VERSION;
+  m.attr("architectures") = FASTMAML_CUDA_ARCHITECTURES;
+  py::module_::import("fastmaml._native");  // the types of programs and calls
+  m.def("device_refusal", device_refusal, py::arg("device"),
+        "Why this process cannot run on the device; empty if it can.");
+
+  py::class_<LaunchPlan>(m, "LaunchPlan")
+      .def_readonly("lanes", &LaunchPlan::lanes)
+      .def_readonly("fast_size", &LaunchPlan::fast_size)
+      .def_readonly("slow_size", &LaunchPlan::slow_size)
+      .def_readonly("shared_bytes", &LaunchPlan::shared_bytes)
+      .def_readonly("blocks_together", &LaunchPlan::blocks_together)
+      .def_readonly("blocks", &LaunchPlan::blocks)
+      .def_readonly("chunks", &LaunchPlan::chunks)
+      .def_readonly("workspace", &LaunchPlan::workspace);
+
+  m.def("plan", plan_call, py::arg("program"), py::arg("call"), py::arg("tensors"),
+        py::arg("is_double"), py::arg("device"),
+        "How calls of this description run on a device: decided once for all of them.");
+  m.def("run", run_call, py::arg("plan"), py::arg("program"), py::arg("call"), py::arg("addresses"),
+        py::arg("seed"), py::arg("is_double"), py::arg("workspace"), py::arg("stream"),
+        "Puts a call on a stream: the inner loop of every task and its gradients, or with vectors "
+        "their Hessian products.");
+}
+
+}  // namespace fastmaml

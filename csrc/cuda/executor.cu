@@ -1,0 +1,220 @@
+#include "executor.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <stdexcept>
+
+#include "kernels.cuh"
+
+namespace fastmaml {
+namespace {
+
+using namespace cuda;
+
+void check(cudaError_t error, const char* what) {
+  if (error == cudaSuccess) return;
+  cudaGetLastError();  // or the next call would find it
+  throw std::runtime_error(std::string("CUDA: ") + what + ": " + cudaGetErrorString(error));
+}
+
+// Makes a device the current one for as long as it lives.
+class DeviceGuard {
+ public:
+  explicit DeviceGuard(int device) {
+    check(cudaGetDevice(&before_), "no device");
+    if (before_ != device) check(cudaSetDevice(device), "no such device");
+    device_ = device;
+  }
+  ~DeviceGuard() {
+    if (before_ != device_) cudaSetDevice(before_);
+  }
+  DeviceGuard(const DeviceGuard&) = delete;
+  DeviceGuard& operator=(const DeviceGuard&) = delete;
+
+ private:
+  int before_, device_;
+};
+
+int attribute(cudaDeviceAttr which, int device) {
+  int value;
+  check(cudaDeviceGetAttribute(&value, which, device), "a device's attribute");
+  return value;
+}
+
+// For trying out what the plan decides; 0: not set.
+int64_t from_environment(const char* name) {
+  const char* value = std::getenv(name);
+  return value ? std::atoll(value) : 0;
+}
+
+// Chunks of tasks, each with gradients of its own, that are then added up. The number depends on
+// the call alone, not on the device, so that the order of summation does too.
+constexpr int64_t most_chunks = 1024, least_of_most_chunks = 128;
+constexpr int64_t most_sums = int64_t{256} << 20;  // bytes
+
+template <class Real>
+int64_t chunks_of(const Call<Real>& call) {
+  const int64_t bytes = std::max<int64_t>(call.summed_size * sizeof(Real), 1);
+  const int64_t most = std::clamp(most_sums / bytes, least_of_most_chunks, most_chunks);
+  return std::min(call.tasks, most);
+}
+
+// As many lanes as the widest op can feed; many would wait for each other in a small program.
+template <class Real>
+int lanes_for(const Call<Real>& call) {
+  if (const int64_t forced = from_environment("FASTMAML_LANES")) return static_cast<int>(forced);
+  const int64_t samples = std::max(call.support.count, call.query.x ? call.query.count : 0);
+  int64_t widest = 0;
+  for (int32_t i = 0; i < call.program.op_count; ++i) {
+    const Op& op = call.program.ops[i];
+    widest = std::max(widest, op.rows * op.out * samples);
+  }
+  return widest >= 2048 ? 256 : widest >= 256 ? 128 : 64;
+}
+
+int scratch_for(int lanes) { return lanes == 256 ? 6144 : lanes == 128 ? 4096 : 2048; }
+
+template <class Real>
+Launch<Real> launch_of(const CallOwner<Real>& owner) {
+  Launch<Real> launch{};
+  launch.call = owner.call();
+  launch.summed = owner.summed().data();
+  launch.summed_count = static_cast<int64_t>(owner.summed().size());
+  return launch;
+}
+
+template <class Real>
+const void* kernel_for(int64_t image_bytes) {
+  return image_bytes <= small_image ? reinterpret_cast<const void*>(run_tasks<Real, small_image>)
+                                    : reinterpret_cast<const void*>(run_tasks<Real, large_image>);
+}
+
+// The argument of a kernel has a fixed size, of which the image is the beginning.
+template <class Real, int capacity>
+void launch_kernels(const LaunchPlan& plan, const std::vector<char>& image, int64_t summed_size,
+                    cudaStream_t stream) {
+  Image<capacity> argument;
+  std::memcpy(argument.bytes, image.data(), image.size());
+  run_tasks<Real, capacity><<<plan.blocks, plan.lanes, plan.shared_bytes, stream>>>(
+      argument, static_cast<int>(image.size()), plan.scratch_size);
+  check(cudaGetLastError(), "launch of the tasks");
+  if (summed_size == 0) return;
+  const dim3 block(sum_width, sum_ranges);
+  const int64_t blocks = (summed_size + sum_width - 1) / sum_width;
+  sum_chunks<Real, capacity><<<blocks, block, 0, stream>>>(argument);
+  check(cudaGetLastError(), "launch of the sums");
+}
+
+}  // namespace
+
+std::string device_refusal(int device) {
+  int driver = 0, runtime = 0;
+  cudaDriverGetVersion(&driver);
+  cudaRuntimeGetVersion(&runtime);
+  if (driver < runtime) {
+    return "its CUDA kernels need a driver of CUDA " + std::to_string(runtime / 1000) + "." +
+           std::to_string(runtime % 1000 / 10) + " or newer, and this one is of CUDA " +
+           std::to_string(driver / 1000) + "." + std::to_string(driver % 1000 / 10);
+  }
+  try {
+    const DeviceGuard guard(device);
+    cudaFuncAttributes attributes;
+    const cudaError_t error = cudaFuncGetAttributes(&attributes, kernel_for<float>(0));
+    if (error == cudaErrorNoKernelImageForDevice) {
+      cudaGetLastError();
+      return "its CUDA kernels were not built for a GPU of compute capability " +
+             std::to_string(attribute(cudaDevAttrComputeCapabilityMajor, device)) + "." +
+             std::to_string(attribute(cudaDevAttrComputeCapabilityMinor, device));
+    }
+    check(error, "the kernels cannot be loaded");
+  } catch (const std::runtime_error& error) {
+    return error.what();
+  }
+  return "";
+}
+
+template <class Real>
+LaunchPlan plan_launch(const ProgramOwner& program, const CallArgument& argument, int64_t tensors,
+                       int device) {
+  const DeviceGuard guard(device);
+  // Any addresses will do: what counts is which tensors there are.
+  std::vector<Address> addresses(tensors, alignof(double));
+  addresses[0] = 0;
+  const CallOwner<Real> owner(program, argument, addresses, 0);
+  const Call<Real>& call = owner.call();
+  LaunchPlan plan{};
+  plan.device = device;
+  plan.lanes = lanes_for(call);
+  plan.scratch_size = scratch_for(plan.lanes);
+  plan.chunks = chunks_of(call);
+  plan.image_bytes = static_cast<int>(make_image(launch_of(owner)).size());
+  if (plan.image_bytes > large_image) {
+    throw std::runtime_error("CUDA: the description of the call takes " +
+                             std::to_string(plan.image_bytes) + " bytes, and a launch carries " +
+                             std::to_string(large_image));
+  }
+  const int fixed = plan.scratch_size * int{sizeof(Real)} + plan.image_bytes;
+  const int multiprocessors = attribute(cudaDevAttrMultiProcessorCount, device);
+  const int most_shared = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+  const int all_shared = attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor, device);
+  const int reserved = attribute(cudaDevAttrReservedSharedMemoryPerBlock, device);
+  const void* kernel = kernel_for<Real>(plan.image_bytes);
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most_shared),
+        "shared memory of a block");
+  // As many blocks on a multiprocessor as there are tasks for, and share its memory among them.
+  int together = 0;
+  check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&together, kernel, plan.lanes, fixed),
+        "blocks of a multiprocessor");
+  if (together == 0) {
+    throw std::runtime_error("CUDA: a block needs " + std::to_string(fixed) +
+                             " bytes of shared memory, and the device has " +
+                             std::to_string(most_shared));
+  }
+  const int64_t wanted = (plan.chunks + multiprocessors - 1) / multiprocessors;
+  together = static_cast<int>(std::min<int64_t>(together, wanted));
+  const int share = std::min(all_shared / together - reserved, most_shared);
+  int64_t fast = (share - fixed) / int64_t{sizeof(Real)};
+  if (const int64_t forced = from_environment("FASTMAML_FAST")) fast = std::min(fast, forced);
+  const Workspace workspace = plan_workspace(call, fast);
+  plan.fast_size = workspace.fast_size;
+  plan.slow_size = workspace.size - workspace.fast_size;
+  plan.shared_bytes = fixed + static_cast<int>(plan.fast_size * sizeof(Real));
+  check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&plan.blocks_together, kernel, plan.lanes,
+                                                      plan.shared_bytes),
+        "blocks of a multiprocessor");
+  plan.blocks = std::min(plan.chunks, int64_t{plan.blocks_together} * multiprocessors);
+  plan.sum_stride = (call.summed_size + 31) / 32 * 32;
+  plan.workspace = plan.chunks * plan.sum_stride + plan.blocks * plan.slow_size;
+  return plan;
+}
+
+template <class Real>
+void run(const LaunchPlan& plan, const ProgramOwner& program, const CallArgument& argument,
+         const std::vector<Address>& addresses, uint32_t seed, Address workspace, Address stream) {
+  const DeviceGuard guard(plan.device);
+  const CallOwner<Real> owner(program, argument, addresses, seed);
+  Launch<Real> launch = launch_of(owner);
+  launch.workspace = plan_workspace(launch.call, plan.fast_size);
+  launch.chunks = plan.chunks;
+  launch.sums = reinterpret_cast<Real*>(workspace);
+  launch.sum_stride = plan.sum_stride;
+  launch.slow = launch.sums + plan.chunks * plan.sum_stride;
+  launch.slow_stride = plan.slow_size;
+  launch.poison = std::getenv("FASTMAML_POISON") != nullptr;
+  const std::vector<char> image = make_image(launch);
+  const cudaStream_t on = reinterpret_cast<cudaStream_t>(stream);
+  if (image.size() <= small_image) {
+    launch_kernels<Real, small_image>(plan, image, launch.call.summed_size, on);
+  } else {
+    launch_kernels<Real, large_image>(plan, image, launch.call.summed_size, on);
+  }
+}
+
+template LaunchPlan plan_launch<float>(const ProgramOwner&, const CallArgument&, int64_t, int);
+template LaunchPlan plan_launch<double>(const ProgramOwner&, const CallArgument&, int64_t, int);
+template void run<float>(const LaunchPlan&, const ProgramOwner&, const CallArgument&,
+                         const std::vector<Address>&, uint32_t, Address, Address);
+template void run<double>(const LaunchPlan&, const ProgramOwner&, const CallArgument&,
+                          const std::vector<Address>&, uint32_t, Address, Address);
+
+}  // namespace fastmaml

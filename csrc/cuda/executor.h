@@ -1,0 +1,44 @@
+// Runs a call over all its tasks on a GPU: one launch for the tasks, a thread block each at a time,
+// and one for the gradients that are summed over them. Neither allocates nor waits.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "../program/analysis.h"
+#include "../program/call_builder.h"
+
+namespace fastmaml {
+
+// Why this process cannot run on the device; empty if it can.
+std::string device_refusal(int device);
+
+// How calls of one description run on one device: decided once.
+struct LaunchPlan {
+  int device;
+  int lanes;            // threads a block
+  int scratch_size;     // numbers of scratch memory
+  int64_t fast_size;    // numbers of a task that lie in shared memory
+  int64_t slow_size;    // and those that do not
+  int image_bytes;      // of the call's description
+  int shared_bytes;     // of a block, all in all
+  int blocks_together;  // on one multiprocessor
+  int64_t blocks;       // of the grid
+  int64_t chunks;       // of tasks
+  int64_t sum_stride;   // numbers between the gradients of two chunks
+  int64_t workspace;    // numbers that a call needs in the device's memory
+};
+
+// `tensors`: how many entries the table of addresses has. Throws std::runtime_error where it does
+// not fit, or the device fails.
+template <class Real>
+LaunchPlan plan_launch(const ProgramOwner& program, const CallArgument& argument, int64_t tensors,
+                       int device);
+
+// Puts the call on the stream. `workspace` is memory of the device, plan.workspace numbers of it.
+template <class Real>
+void run(const LaunchPlan& plan, const ProgramOwner& program, const CallArgument& argument,
+         const std::vector<Address>& addresses, uint32_t seed, Address workspace, Address stream);
+
+}  // namespace fastmaml

@@ -1,0 +1,139 @@
+// The Team (team.h) of a thread block: lane i is a thread, and all of them together one task.
+//
+// What a thread block has of its own comes by `Lanes`: device threads (cuda/device_lanes.cuh), or,
+// for the tests, threads of the host (tests/csrc/host_lanes.h):
+//
+//   int  rank() const, size() const;         // a power of two, 16 at least
+//   void sync();
+//   Real* scratch();                         // memory that all lanes share, aligned for two
+//   numbers int  scratch_size();                     // of type double; in numbers, 512 or more
+//   void copy(const Real* from, Real* to);   // to scratch memory; may still be under way, until
+//   void wait_for_copies();                  // this lane's copies have arrived
+//
+// Primitives that use scratch memory synchronise before they write to it, so it is free after each.
+#pragma once
+
+#include "block_gemm.h"
+
+namespace fastmaml::FM_ISA {
+
+template <class Real, class Lanes>
+class TeamBlock {
+ public:
+  static constexpr int samples_a_lane = 1;
+
+  FM_HD explicit TeamBlock(Lanes lanes) : lanes_(lanes) {}
+
+  FM_HD int rank() const { return lanes_.rank(); }
+  FM_HD int size() const { return lanes_.size(); }
+  FM_HD void sync() { lanes_.sync(); }
+  FM_HD bool stopped() const { return false; }
+
+  FM_DEVICE void gemm(int64_t m, int64_t n, int64_t k, Real alpha, View<const Real> a,
+                      View<const Real> b, View<const Real> init, View<Real> c,
+                      const Real* a_more = nullptr, const Real* b_more = nullptr) {
+    const BlockProduct<Real> product{static_cast<int>(m),
+                                     static_cast<int>(n),
+                                     static_cast<int>(k),
+                                     alpha,
+                                     a,
+                                     b,
+                                     init,
+                                     c,
+                                     a_more,
+                                     b_more};
+    BlockGemm<Real, Lanes>(lanes_).run(product);
+  }
+
+  template <class F>
+  FM_HD void each(int64_t count, F f) {
+    for (int i = rank(); i < static_cast<int>(count); i += size()) f(int64_t{i});
+  }
+
+  template <class F>
+  FM_HD void rows(int64_t count, F f) {
+    each(count, f);
+  }
+
+  template <class F>
+  FM_HD void map(Along along, int64_t groups, int64_t count, F f) {
+    const int inner = static_cast<int>(along == Along::element ? count : groups);
+    const int all = static_cast<int>(groups * count);
+    for (int i = rank(); i < all; i += size()) {
+      const int outer = i / inner, rest = i - outer * inner;
+      along == Along::element ? f(int64_t{outer}, int64_t{rest}) : f(int64_t{rest}, int64_t{outer});
+    }
+  }
+
+  template <class F>
+  FM_HD double total(int64_t count, F f) {
+    double* sums = reinterpret_cast<double*>(lanes_.scratch());
+    double sum = 0;
+    for (int i = rank(); i < static_cast<int>(count); i += size()) sum += f(int64_t{i});
+    sync();
+    sums[rank()] = sum;
+    halve(size(), rank(), [&](int to, int from) { sums[to] += sums[from]; });
+    return sums[0];
+  }
+
+  // Several lanes a group where there are fewer groups than lanes: neighbours take what lies side
+  // by side in memory.
+  template <int N, class F, class Sink>
+  FM_HD void reduce(Along along, int64_t groups, int64_t count, F f, Sink sink) {
+    int sharing = 1;
+    while (2 * sharing * groups <= size() && 2 * sharing <= count) sharing *= 2;
+    if (sharing == 1) {
+      for (int g = rank(); g < static_cast<int>(groups); g += size()) {
+        sink(int64_t{g}, part<N>(g, 0, 1, count, f));
+      }
+      return;
+    }
+    const int abreast = size() / sharing;  // groups, or room for them
+    const bool by_group = along == Along::group;
+    const int g = by_group ? rank() % abreast : rank() / sharing;
+    const int share = by_group ? rank() / abreast : rank() % sharing;
+    const bool has_group = g < groups;
+    Real* sums = lanes_.scratch();  // term t of lane l at [t * size + l], by share within a group
+    const int place = g * sharing + share;
+    Terms<Real, N> terms = {};
+    if (has_group) terms = part<N>(g, share, sharing, count, f);
+    sync();
+    for (int t = 0; t < N; ++t) sums[t * size() + place] = terms.value[t];
+    halve(sharing, share, [&](int to, int from) {
+      for (int t = 0; t < N; ++t) {
+        Real* of_group = sums + t * size() + g * sharing;
+        of_group[to] += of_group[from];
+      }
+    });
+    if (!has_group || share > 0) return;
+    for (int t = 0; t < N; ++t) terms.value[t] = sums[t * size() + place];
+    sink(int64_t{g}, terms);
+  }
+
+ private:
+  // Every step-th of a group's terms, from the first.
+  template <int N, class F>
+  FM_HD static Terms<Real, N> part(int g, int first, int step, int64_t count, F f) {
+    Terms<Real, N> sum = {};
+    for (int e = first; e < static_cast<int>(count); e += step) {
+      const Terms<Real, N> terms = f(int64_t{g}, int64_t{e});
+      for (int t = 0; t < N; ++t) sum.value[t] += terms.value[t];
+    }
+    return sum;
+  }
+
+  // Adds up `count` numbers, a power of two, in halves, each the work of the lane with its index;
+  // add(to, from). On return all lanes see the sum, at 0.
+  template <class Add>
+  FM_HD void halve(int count, int index, Add add) {
+    for (int half = count / 2; half > 0; half /= 2) {
+      sync();
+      if (index < half) add(index, index + half);
+    }
+    sync();
+  }
+
+  Lanes lanes_;
+};
+
+}  // namespace fastmaml::FM_ISA

@@ -1,0 +1,84 @@
+"""How a call's description and its tensors reach the extension: on the CPU, and on a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+
+from .extension import cuda_extension, extension
+
+
+class Launcher(Protocol):
+    """Runs calls of one description."""
+
+    def run(self, addresses: Sequence[int], seed: int) -> None:
+        """The call on the tensors at these addresses; on a GPU it returns before it is done."""
+
+    def placement(self) -> str | None:
+        """How it lies on a GPU; None on a CPU."""
+
+
+class CpuLauncher:
+    """On the cores of this machine, as many as torch uses."""
+
+    def __init__(self, program: object, call: object, is_double: bool) -> None:
+        self._call = program, call
+        self._is_double = is_double
+
+    def run(self, addresses: Sequence[int], seed: int) -> None:
+        """The call on the tensors at these addresses."""
+        threads = torch.get_num_threads()
+        extension.run(*self._call, addresses, seed, self._is_double, threads)
+
+    def placement(self) -> None:
+        """Nothing to tell."""
+
+
+class CudaLauncher:
+    """On the current stream of a GPU, in memory of torch's allocator.
+
+    Args:
+        entries: of the table of addresses.
+    """
+
+    def __init__(
+        self, program: object, call: object, is_double: bool, device: torch.device, entries: int
+    ) -> None:
+        self._extension = cuda_extension()
+        self._call = program, call
+        self._is_double = is_double
+        self._device = device
+        self._plan = self._extension.plan(*self._call, entries, is_double, device.index)
+        self._workspace = torch.empty((), dtype=self._dtype, device=device).expand(
+            self._plan.workspace
+        )
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return torch.float64 if self._is_double else torch.float32
+
+    def run(self, addresses: Sequence[int], seed: int) -> None:
+        """The call on the tensors at these addresses; returns before it is done."""
+        workspace = torch.empty_like(self._workspace)
+        self._extension.run(
+            self._plan,
+            *self._call,
+            addresses,
+            seed,
+            self._is_double,
+            workspace.data_ptr(),
+            torch.cuda.current_stream(self._device).cuda_stream,
+        )
+
+    def placement(self) -> str:
+        """Where a task runs, and where its memory is."""
+        plan, number = self._plan, self._dtype.itemsize
+        kib = number / 1024
+        return (
+            f"{plan.lanes} threads a task, {plan.blocks} tasks at a time, "
+            f"{plan.blocks_together} of them on one multiprocessor; {plan.fast_size * kib:.3g} KiB "
+            f"of a task in shared memory and {plan.slow_size * kib:.3g} KiB in global; workspace "
+            f"{plan.workspace * kib / 1024:.3g} MiB"
+        )
