@@ -59,6 +59,7 @@ class Gear:
 
     def tangent(self, run: Pass, arguments: Arguments, axes: Axes | None, u: Tensors) -> Tangent:
         """The derivative of the gradient along u, which holds one for each tensor that moves."""
+        u = {key: _packed(tensor) for key, tensor in u.items()}
         with_u = None if axes is None else (*axes, dict.fromkeys(u, 0))
         return self._map(self.tangent_of(run), run, (*arguments, u), with_u)
 
@@ -81,6 +82,17 @@ def tasks_of(arguments: Arguments, axes: Axes, tasks: slice | int) -> Arguments:
         {key: tensor if dims[key] is None else tensor[tasks] for key, tensor in tensors.items()}
         for tensors, dims in zip(arguments, axes, strict=True)
     )
+
+
+def _packed(tensor: Tensor) -> Tensor:
+    """The same numbers in order, from the start of a memory.
+
+    Forward mode copies a tangent of any other layout to that of its tensor, which fails where the
+    tensor is expanded over tasks.
+    """
+    if tensor.is_contiguous() and tensor.storage_offset() == 0:
+        return tensor
+    return tensor.clone(memory_format=torch.contiguous_format)
 
 
 def _grad(run: Pass) -> OfTask:
