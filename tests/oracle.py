@@ -278,7 +278,7 @@ def nudge(generator: torch.Generator, tensor: Tensor) -> Tensor:
     """Each number, or one of its neighbours in the tensor's dtype."""
     if not tensor.is_floating_point():
         return tensor
-    units = torch.randint(-1, 2, tensor.shape, generator=generator)
+    units = torch.randint(-1, 2, tensor.shape, generator=generator).to(tensor)
     return tensor * (1 + torch.finfo(tensor.dtype).eps * units)
 
 

@@ -28,7 +28,7 @@ def choose(loop: InnerLoop, inputs: Inputs, backend: str = "auto") -> ModuleType
     """The executor that runs a call: the fastest that can, or the one that was asked for.
 
     Raises:
-        BackendError: it refuses, with its reason; or each does.
+        BackendError: it refuses, with its reason and with what would run; or each does.
     """
     names = _EXECUTORS if backend == "auto" else (backend,)
     refusals = {}
@@ -37,7 +37,10 @@ def choose(loop: InnerLoop, inputs: Inputs, backend: str = "auto") -> ModuleType
         if reason is None:
             return _EXECUTORS[name]
         refusals[name] = reason
-    raise BackendError(_list(refusals))
+    others = (name for name in _EXECUTORS if name not in refusals)
+    able = next((name for name in others if _refusal(name, loop, inputs) is None), None)
+    hint = "" if able is None else f"; backend={able!r} can"
+    raise BackendError(_list(refusals) + hint)
 
 
 def plan(loop: InnerLoop, inputs: Inputs, backend: str = "auto") -> Plan:

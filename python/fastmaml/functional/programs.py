@@ -10,7 +10,15 @@ from torch import Tensor, nn
 
 from .. import checks
 from ..plan import BackendError
-from ..program import Loss, ModuleProgram, Program, TraceError, module_program, traced
+from ..program import (
+    LOSS_KINDS,
+    Loss,
+    ModuleProgram,
+    Program,
+    TraceError,
+    module_program,
+    traced,
+)
 
 
 def takes_scalars(x: Any, backend: str) -> bool:
@@ -81,7 +89,8 @@ def _why_not_traced(x_name: str, x: Tensor, backend: str, loss: Loss | None) -> 
     if backend == "generic":
         return "backend='generic' was asked for"
     if loss is not None and loss.kind == "callable":
-        return f"loss {loss.name!r} is none that has rules of its own"
+        kinds = ", ".join(repr(kind) for kind in LOSS_KINDS)
+        return f"loss {loss.name!r} is none of {kinds}, which have rules of their own"
     if backend == "auto" and checks.may_be_tokens(x):
         return f"{x_name} holds {x.dtype}"
     return None
