@@ -82,7 +82,7 @@ def layers(loop: InnerLoop, inputs: Inputs) -> tuple[Layer, ...]:
 def placement(loop: InnerLoop, inputs: Inputs) -> str | None:
     """How a call of the query loss, with the gradients that its tensors require, lies on a GPU;
     None on a CPU."""
-    if not inputs.device.type == "cuda":
+    if inputs.device.type != "cuda":
         return None
     wanted = [key for key, tensor in inputs.tensors(loop.program) if tensor.requires_grad]
     has_loss = inputs.query is not None and inputs.query.y is not None
