@@ -35,7 +35,7 @@ PYBIND11_MODULE(_native_cuda, m) {
         "Why this process cannot run on the device; empty if it can.");
 
   py::class_<LaunchPlan>(m, "LaunchPlan")
-      .def_readonly("lanes", &LaunchPlan::lanes)
+      .def_property_readonly("lanes", &LaunchPlan::lanes)
       .def_readonly("fast_size", &LaunchPlan::fast_size)
       .def_readonly("slow_size", &LaunchPlan::slow_size)
       .def_readonly("shared_bytes", &LaunchPlan::shared_bytes)

@@ -13,23 +13,27 @@ extern __shared__ double2 shared_memory[];
 template <class Real>
 class DeviceLanes {
  public:
-  FM_HD explicit DeviceLanes(int scratch_size) : scratch_size_(scratch_size) {}
+  // `log_size`: of the threads of the block, as a power of two.
+  FM_HD DeviceLanes(int log_size, int scratch_size)
+      : log_size_(log_size), scratch_size_(scratch_size) {}
 
   __device__ __forceinline__ int rank() const { return threadIdx.x; }
   __device__ __forceinline__ int size() const { return blockDim.x; }
+  FM_HD int log_size() const { return log_size_; }
   __device__ __forceinline__ void sync() { __syncthreads(); }
   __device__ __forceinline__ Real* scratch() { return reinterpret_cast<Real*>(shared_memory); }
   FM_HD int scratch_size() const { return scratch_size_; }
 
-  // Asynchronous from global memory; the other is read at once.
-  __device__ __forceinline__ void copy(const Real* from, Real* to) {
+  // Global memory is; older GPUs copy at once.
+  __device__ __forceinline__ bool is_far(const Real* from) const {
 #if __CUDA_ARCH__ >= 800
-    if (__isGlobal(from)) {
-      __pipeline_memcpy_async(to, from, sizeof(Real));
-      return;
-    }
+    return __isGlobal(from);
+#else
+    return false;
 #endif
-    *to = *from;
+  }
+  __device__ __forceinline__ void copy_far(const Real* from, Real* to) {
+    __pipeline_memcpy_async(to, from, sizeof(Real));
   }
   __device__ __forceinline__ void wait_for_copies() {
     __pipeline_commit();
@@ -37,7 +41,7 @@ class DeviceLanes {
   }
 
  private:
-  int scratch_size_;
+  int log_size_, scratch_size_;
 };
 
 }  // namespace fastmaml::FM_ISA

@@ -61,18 +61,23 @@ int64_t chunks_of(const Call<Real>& call) {
 
 // As many lanes as the widest op can feed; many would wait for each other in a small program.
 template <class Real>
-int lanes_for(const Call<Real>& call) {
-  if (const int64_t forced = from_environment("FASTMAML_LANES")) return static_cast<int>(forced);
+int log_lanes_for(const Call<Real>& call) {
+  if (const int64_t forced = from_environment("FASTMAML_LOG_LANES")) {
+    return static_cast<int>(forced);
+  }
   const int64_t samples = std::max(call.support.count, call.query.x ? call.query.count : 0);
   int64_t widest = 0;
   for (int32_t i = 0; i < call.program.op_count; ++i) {
     const Op& op = call.program.ops[i];
     widest = std::max(widest, op.rows * op.out * samples);
   }
-  return widest >= 2048 ? 256 : widest >= 256 ? 128 : 64;
+  return widest >= 4096 ? 9 : widest >= 2048 ? 8 : widest >= 256 ? 7 : 6;
 }
 
-int scratch_for(int lanes) { return lanes == 256 ? 6144 : lanes == 128 ? 4096 : 2048; }
+// Room for two strips, so deep that a small product needs but one.
+int scratch_for(int log_lanes) {
+  return log_lanes >= 9 ? 8192 : log_lanes == 8 ? 6144 : log_lanes == 7 ? 4096 : 2048;
+}
 
 template <class Real>
 Launch<Real> launch_of(const CallOwner<Real>& owner) {
@@ -95,7 +100,7 @@ void launch_kernels(const LaunchPlan& plan, const std::vector<char>& image, int6
                     cudaStream_t stream) {
   Image<capacity> argument;
   std::memcpy(argument.bytes, image.data(), image.size());
-  run_tasks<Real, capacity><<<plan.blocks, plan.lanes, plan.shared_bytes, stream>>>(
+  run_tasks<Real, capacity><<<plan.blocks, plan.lanes(), plan.shared_bytes, stream>>>(
       argument, static_cast<int>(image.size()), plan.scratch_size);
   check(cudaGetLastError(), "launch of the tasks");
   if (summed_size == 0) return;
@@ -144,8 +149,8 @@ LaunchPlan plan_launch(const ProgramOwner& program, const CallArgument& argument
   const Call<Real>& call = owner.call();
   LaunchPlan plan{};
   plan.device = device;
-  plan.lanes = lanes_for(call);
-  plan.scratch_size = scratch_for(plan.lanes);
+  plan.log_lanes = log_lanes_for(call);
+  plan.scratch_size = scratch_for(plan.log_lanes);
   plan.chunks = chunks_of(call);
   plan.image_bytes = static_cast<int>(make_image(launch_of(owner)).size());
   if (plan.image_bytes > large_image) {
@@ -163,7 +168,7 @@ LaunchPlan plan_launch(const ProgramOwner& program, const CallArgument& argument
         "shared memory of a block");
   // As many blocks on a multiprocessor as there are tasks for, and share its memory among them.
   int together = 0;
-  check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&together, kernel, plan.lanes, fixed),
+  check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&together, kernel, plan.lanes(), fixed),
         "blocks of a multiprocessor");
   if (together == 0) {
     throw std::runtime_error("CUDA: a block needs " + std::to_string(fixed) +
@@ -179,7 +184,7 @@ LaunchPlan plan_launch(const ProgramOwner& program, const CallArgument& argument
   plan.fast_size = workspace.fast_size;
   plan.slow_size = workspace.size - workspace.fast_size;
   plan.shared_bytes = fixed + static_cast<int>(plan.fast_size * sizeof(Real));
-  check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&plan.blocks_together, kernel, plan.lanes,
+  check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&plan.blocks_together, kernel, plan.lanes(),
                                                       plan.shared_bytes),
         "blocks of a multiprocessor");
   plan.blocks = std::min(plan.chunks, int64_t{plan.blocks_together} * multiprocessors);
@@ -200,6 +205,7 @@ void run(const LaunchPlan& plan, const ProgramOwner& program, const CallArgument
   launch.sum_stride = plan.sum_stride;
   launch.slow = launch.sums + plan.chunks * plan.sum_stride;
   launch.slow_stride = plan.slow_size;
+  launch.log_lanes = plan.log_lanes;
   launch.poison = std::getenv("FASTMAML_POISON") != nullptr;
   const std::vector<char> image = make_image(launch);
   const cudaStream_t on = reinterpret_cast<cudaStream_t>(stream);

@@ -17,7 +17,7 @@ std::string device_refusal(int device);
 // How calls of one description run on one device: decided once.
 struct LaunchPlan {
   int device;
-  int lanes;            // threads a block
+  int log_lanes;        // threads a block, as a power of two
   int scratch_size;     // numbers of scratch memory
   int64_t fast_size;    // numbers of a task that lie in shared memory
   int64_t slow_size;    // and those that do not
@@ -28,6 +28,8 @@ struct LaunchPlan {
   int64_t chunks;       // of tasks
   int64_t sum_stride;   // numbers between the gradients of two chunks
   int64_t workspace;    // numbers that a call needs in the device's memory
+
+  int lanes() const { return 1 << log_lanes; }
 };
 
 // `tensors`: how many entries the table of addresses has. Throws std::runtime_error where it does

@@ -25,7 +25,8 @@ struct Launch {
   int64_t sum_stride;
   Real* slow;  // a block's slow memory, `slow_stride` numbers apart
   int64_t slow_stride;
-  bool poison;  // for tests: memory begins as NaN
+  int log_lanes;  // a block's threads, as a power of two
+  bool poison;    // for tests: memory begins as NaN
 };
 
 // visit(array, count) for every array that a launch points to and that is the host's, not a tensor.

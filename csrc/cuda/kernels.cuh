@@ -9,8 +9,8 @@
 
 namespace fastmaml::FM_ISA {
 
-// Lanes a block at most; two such blocks share a multiprocessor's registers.
-constexpr int most_lanes = 256;
+// Lanes a block at most: a lane may then have 128 registers.
+constexpr int most_lanes = 512;
 
 template <int capacity>
 struct Image {
@@ -43,7 +43,7 @@ __device__ __noinline__ void run_block(const char* image, int image_size, int sc
   const TaskMemory<Real> memory{reinterpret_cast<Real*>(copy + image_size),
                                 launch.slow + blockIdx.x * launch.slow_stride};
   using Team = TeamBlock<Real, DeviceLanes<Real>>;
-  Team team{DeviceLanes<Real>(scratch_size)};
+  Team team{DeviceLanes<Real>(launch.log_lanes, scratch_size)};
   for (int64_t chunk = blockIdx.x; chunk < launch.chunks; chunk += gridDim.x) {
     Real* sums = launch.sums + chunk * launch.sum_stride;
     fill(sums, call.summed_size, Real(0));
@@ -62,7 +62,7 @@ __device__ __noinline__ void run_block(const char* image, int image_size, int sc
 }
 
 template <class Real, int capacity>
-__global__ void __launch_bounds__(most_lanes, 2)
+__global__ void __launch_bounds__(most_lanes, 1)
     run_tasks(const __grid_constant__ Image<capacity> image, int image_size, int scratch_size) {
   run_block<Real>(image.bytes, image_size, scratch_size);
 }

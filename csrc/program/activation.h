@@ -19,7 +19,7 @@ struct Activation {
     const Function f(op);
     const Real* x = o.x[0];
     Real* y = o.y;
-    team.each(op.rows * op.in * o.samples, [=](int64_t i) { y[i] = f.value(x[i]); });
+    team.write(op.rows * op.in * o.samples, y, [=](int64_t i) { return f.value(x[i]); });
     team.sync();
   }
 
@@ -35,7 +35,7 @@ struct Activation {
       return;
     }
     Real* y_dot = o.y_dot;
-    team.each(op.rows * op.in * o.samples, [=](int64_t i) { y_dot[i] = Real(0); });
+    team.write(op.rows * op.in * o.samples, y_dot, [](int64_t) { return Real(0); });
     team.sync();
   }
 

@@ -10,7 +10,7 @@ struct Add {
   FM_DEVICE static void forward(Team& team, const Op& op, const Operands<Real>& o) {
     const Real *a = o.x[0], *b = o.x[1];
     Real* y = o.y;
-    team.each(op.rows * op.in * o.samples, [=](int64_t i) { y[i] = a[i] + b[i]; });
+    team.write(op.rows * op.in * o.samples, y, [=](int64_t i) { return a[i] + b[i]; });
     team.sync();
   }
 
@@ -23,8 +23,8 @@ struct Add {
   FM_DEVICE static void forward_jvp(Team& team, const Op& op, const Operands<Real>& o) {
     const Real *a = o.x_dot[0], *b = o.x_dot[1];
     Real* y = o.y_dot;
-    team.each(op.rows * op.in * o.samples,
-              [=](int64_t i) { y[i] = (a ? a[i] : Real(0)) + (b ? b[i] : Real(0)); });
+    team.write(op.rows * op.in * o.samples, y,
+               [=](int64_t i) { return (a ? a[i] : Real(0)) + (b ? b[i] : Real(0)); });
     team.sync();
   }
 

@@ -20,7 +20,7 @@ struct Gram {
   FM_DEVICE static void forward(Team& team, const Op& op, const Operands<Real>& o) {
     const int64_t rows = op.rows * o.samples, columns = op.rows * o.support.samples;
     if (columns < op.out) {
-      team.each(rows * op.out, [=](int64_t i) { o.y[i] = Real(0); });
+      team.write(rows * op.out, o.y, [](int64_t) { return Real(0); });
       team.sync();
     }
     const View<const Real> x{o.x[0], op.in, 1}, support{o.support.x, 1, op.in}, none{nullptr, 0, 0};
@@ -49,7 +49,7 @@ struct Dual {
               View<const Real>{o.w[0], op.out, 1}, init, View<Real>{o.y, op.out, 1});
     team.sync();
     if (!bias) return;
-    team.each(rows * op.out, [y = o.y, z](int64_t i) { y[i] += z[i]; });
+    team.write(rows * op.out, o.y, [y = o.y, z](int64_t i) { return y[i] + z[i]; });
     team.sync();
   }
 
@@ -61,7 +61,7 @@ struct Dual {
       Real* to = o.w_grad[0];
       put_each(team, numbers, to, o.add_w[0], [y_bar = o.y_bar](int64_t i) { return y_bar[i]; });
       if (!o.add_w[0]) {  // padding does not move
-        team.each(op.in * op.out - numbers, [=](int64_t i) { to[numbers + i] = Real(0); });
+        team.write(op.in * op.out - numbers, to + numbers, [](int64_t) { return Real(0); });
       }
     } else {
       to_coefficients(team, op, o, o.y_bar);
@@ -80,7 +80,7 @@ struct Dual {
         y_dot[row * out + i] = along[row * out + i] + bias[i];
       });
     } else {
-      team.each(op.rows * o.samples * out, [=](int64_t i) { y_dot[i] = along[i]; });
+      team.write(op.rows * o.samples * out, y_dot, [=](int64_t i) { return along[i]; });
     }
     team.sync();
   }

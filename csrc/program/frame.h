@@ -107,9 +107,9 @@ FM_HD void put(Real* destination, Real value, bool add) {
 template <class Team, class Real, class F>
 FM_HD void put_each(Team& team, int64_t count, Real* destination, bool add, F value) {
   if (add) {
-    team.each(count, [=](int64_t i) { destination[i] += value(i); });
+    team.write(count, destination, [=](int64_t i) { return destination[i] + value(i); });
   } else {
-    team.each(count, [=](int64_t i) { destination[i] = value(i); });
+    team.write(count, destination, value);
   }
 }
 

@@ -118,10 +118,10 @@ class InnerLoop {
     }
   }
   FM_DEVICE void copy(const Real* from, Real* to, int64_t count) {
-    team_.each(count, [=](int64_t i) { to[i] = from[i]; });
+    team_.write(count, to, [=](int64_t i) { return from[i]; });
   }
   FM_DEVICE void fill_zero(Real* to, int64_t count) {
-    team_.each(count, [=](int64_t i) { to[i] = Real(0); });
+    team_.write(count, to, [](int64_t) { return Real(0); });
   }
 
   // ---- frames -----------------------------------------------------------------------------
@@ -269,7 +269,7 @@ class InnerLoop {
       const Slot& s = program_.slots[slot];
       Real* to = s.adapted ? call_.parameters[slot].gradient(s, task_, summed_) : nullptr;
       const Real* from = v + s.offset;
-      if (to) team_.each(s.size, [=](int64_t i) { to[i] += from[i]; });
+      if (to) team_.write(s.size, to, [=](int64_t i) { return to[i] + from[i]; });
     }
   }
 

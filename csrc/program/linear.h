@@ -41,8 +41,11 @@ struct Linear {
                           o.y_dot);
     } else {
       // Only the bias has a tangent, or nothing has.
-      team.each(op.rows * o.samples * op.out,
-                [&](int64_t i) { o.y_dot[i] = o.w_dot[1] ? o.w_dot[1][i % op.out] : Real(0); });
+      Real* y_dot = o.y_dot;
+      const Real* bias = o.w_dot[1];
+      const int64_t out = op.out;
+      team.map(Along::element, op.rows * o.samples, out,
+               [=](int64_t row, int64_t i) { y_dot[row * out + i] = bias ? bias[i] : Real(0); });
     }
     team.sync();
   }

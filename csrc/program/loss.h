@@ -187,7 +187,7 @@ template <template <class> class Kind>
 struct LossLayer {
   // sample_loss[i] = l_i
   template <class Team, class Real>
-  FM_DEVICE static void forward(Team& team, const LossInputs<Real>& in, Real* sample_loss) {
+  FM_DEVICE_ONCE static void forward(Team& team, const LossInputs<Real>& in, Real* sample_loss) {
     using Samples = Block<Real, Team::samples_a_lane>;
     for_each_block<Samples>(team, in, nullptr, [&](const Samples& block) {
       const Kind<Samples> kind(block);
@@ -203,8 +203,8 @@ struct LossLayer {
 
   // The gradients by all inputs, of `seed` times the loss.
   template <class Team, class Real>
-  FM_DEVICE static void backward(Team& team, const LossInputs<Real>& in, Real seed,
-                                 const LossGradients<Real>& to) {
+  FM_DEVICE_ONCE static void backward(Team& team, const LossInputs<Real>& in, Real seed,
+                                      const LossGradients<Real>& to) {
     using Samples = Block<Real, Team::samples_a_lane>;
     using Column = typename Samples::Column;
     for_each_block<Samples>(team, in, nullptr, [&](const Samples& block) {
@@ -218,8 +218,9 @@ struct LossLayer {
 
   // The tangents of those gradients at seed 1, from the prediction's tangent.
   template <class Team, class Real>
-  FM_DEVICE static void backward_jvp(Team& team, const LossInputs<Real>& in,
-                                     const Real* prediction_dot, const LossGradients<Real>& to) {
+  FM_DEVICE_ONCE static void backward_jvp(Team& team, const LossInputs<Real>& in,
+                                          const Real* prediction_dot,
+                                          const LossGradients<Real>& to) {
     using Samples = Block<Real, Team::samples_a_lane>;
     using Column = typename Samples::Column;
     for_each_block<Samples>(team, in, prediction_dot, [&](const Samples& block) {

@@ -22,8 +22,8 @@ struct Sgd {
       const Real* s = state ? state + slot.offset : nullptr;
       const Real* p = phi + slot.offset;
       Real *p_next = phi_next + slot.offset, *s_next = state_next + slot.offset;
-      if (s) team.each(slot.size, [=](int64_t i) { s_next[i] += momentum * s[i]; });
-      team.each(slot.size, [=](int64_t i) { p_next[i] = p[i] - rate(i) * s_next[i]; });
+      if (s) team.write(slot.size, s_next, [=](int64_t i) { return s_next[i] + momentum * s[i]; });
+      team.write(slot.size, p_next, [=](int64_t i) { return p[i] - rate(i) * s_next[i]; });
     });
     team.sync();
   }
@@ -38,17 +38,16 @@ struct Sgd {
       const Real *v_at = v + slot.offset, *s_next = state_next + slot.offset;
       Real *u_at = u + slot.offset, *r_at = r ? r + slot.offset : nullptr;
       if (r_at) {
-        team.each(slot.size, [=](int64_t i) {
-          u_at[i] = r_at[i] - rate(i) * v_at[i];
-          r_at[i] = momentum * u_at[i];
-        });
+        team.write(slot.size, u_at, [=](int64_t i) { return r_at[i] - rate(i) * v_at[i]; });
+        team.write(slot.size, r_at, [=](int64_t i) { return momentum * u_at[i]; });
       } else {
-        team.each(slot.size, [=](int64_t i) { u_at[i] = -(rate(i) * v_at[i]); });
+        team.write(slot.size, u_at, [=](int64_t i) { return -(rate(i) * v_at[i]); });
       }
       if (rates.grad < 0) return;
       Real* rate_grad = summed + rates.grad + row_index(rates, k) * rates.elements;
       if (rates.elements > 1) {
-        team.each(slot.size, [=](int64_t i) { rate_grad[i] -= v_at[i] * s_next[i]; });
+        team.write(slot.size, rate_grad,
+                   [=](int64_t i) { return rate_grad[i] - v_at[i] * s_next[i]; });
       } else {
         team.template reduce<1>(
             Along::element, 1, slot.size,

@@ -1,12 +1,18 @@
 // Matrix products by a thread block: c = init + alpha * (a b + a' b').
 //
-// The lanes lie over c as a lattice, each with a square tile of it in registers. Strips of a and b,
-// some of k deep, are copied to scratch memory, where both lie contiguous along c's indices,
-// however they lay before; the copy of the next strip runs while this one is multiplied. Where c
-// has few elements and k is long, slices of the block take every n-th of k, and their sums are
-// added last.
+// Each lane holds a tile of 4 x 4 elements of c in registers. There are two ways:
+//
+//   direct   a lane reads its factors where they lie, 4 x 4 of each at a time. Where c has fewer
+//   tiles
+//            than there are lanes, slices of the block share k, and their sums are added last.
+//   staged   where c and k are large: strips of a and b, some of k deep, are copied to scratch
+//   memory,
+//            where both lie contiguous along c's indices, however they lay before; the copy of the
+//            next strip runs while this one is multiplied.
 //
 // An element of c is summed in an order that depends on the shape and on the number of lanes alone.
+// A GPU divides and fetches instructions slowly: sizes are powers of two where they can be, and
+// what is long stands here once.
 #pragma once
 
 #include "team.h"
@@ -23,31 +29,81 @@ struct BlockProduct {
   const Real *a_more, *b_more;
 };
 
-FM_HD int ceil_div(int a, int b) { return (a + b - 1) / b; }
+FM_HD int min_of(int a, int b) { return a < b ? a : b; }
 
-// How the lanes of a block lie over c: `rows` times `columns` of them, `slices` times.
-struct Lattice {
-  int rows, columns, slices;
+// a / b of numbers below 2^20, without the many instructions of whole numbers.
+FM_HD int quotient(int a, int b) { return static_cast<int>(float(a) / float(b)); }
+
+constexpr int tile = 4;  // rows and columns of c that a lane holds
+
+FM_HD int tiles_of(int count) { return (count + tile - 1) / tile; }
+
+// Some numbers side by side, aligned for the longest loads.
+template <class Real>
+struct alignas(16) Pack {
+  Real value[tile];
 };
 
-// That which covers c in the fewest rounds, each lane with `tile` rows and columns.
-FM_HD Lattice lattice_over(int m, int n, int tile, int lanes, int slices) {
-  Lattice best{0, 0, slices};
-  int least = 0;
-  for (int columns = 16; columns; columns = columns == 16 ? 32 : columns == 32 ? 8 : 0) {
-    const int rows = lanes / slices / columns;
-    if (rows == 0) continue;
-    const int rounds = ceil_div(m, rows * tile) * ceil_div(n, columns * tile);
-    if (least && rounds >= least) continue;
-    least = rounds;
-    best = {rows, columns, slices};
-  }
-  return best;
-}
+// One factor as lanes read it: strides along c's index and along k, and how it is loaded.
+template <class Real>
+struct Factor {
+  enum class Loads { along_k, along_c, single };
 
-template <class Real, int count>
-struct alignas(count * sizeof(Real) < 16 ? count * sizeof(Real) : 16) Pack {
-  Real value[count];
+  const Real *first, *second;  // of the two products
+  int along_c, along_k;
+  int breadth, k;  // rows of a or columns of b; and how many numbers there are along k
+  Loads loads;
+  int tiles;
+
+  FM_HD Factor(const Real* first, const Real* second, int64_t along_c, int64_t along_k, int breadth,
+               int k)
+      : first(first),
+        second(second),
+        along_c(static_cast<int>(along_c)),
+        along_k(static_cast<int>(along_k)),
+        breadth(breadth),
+        k(k),
+        loads(Loads::single),
+        tiles(tiles_of(breadth)) {
+    const size_t places = reinterpret_cast<size_t>(first) | reinterpret_cast<size_t>(second);
+    if (places % 16 != 0) return;
+    if (along_k == 1 && (along_c | k) % tile == 0) loads = Loads::along_k;
+    if (along_c == 1 && (along_k | breadth) % tile == 0) loads = Loads::along_c;
+  }
+
+  // The index along c of number s of a tile: side by side where loads are, else as far apart as
+  // there are tiles, so that neighbouring lanes read what lies side by side.
+  FM_HD int index(int tile_index, int s) const {
+    return loads == Loads::along_c ? tile * tile_index + s : tile_index + s * tiles;
+  }
+
+  // values[e][s], `e` from `depth` on; beyond k zero, beyond the breadth anything.
+  FM_HD void load(bool of_second, int tile_index, int depth, Real (&values)[tile][tile]) const {
+    const Real* from = of_second ? second : first;
+    if (loads == Loads::along_c) {
+      from += tile * tile_index + int64_t{depth} * along_k;
+#pragma unroll
+      for (int e = 0; e < tile; ++e) {
+        Pack<Real> pack{};
+        if (depth + e < k) pack = *reinterpret_cast<const Pack<Real>*>(from);
+        for (int s = 0; s < tile; ++s) values[e][s] = pack.value[s];
+        from += along_k;
+      }
+      return;
+    }
+#pragma unroll
+    for (int s = 0; s < tile; ++s) {
+      const Real* row = from + int64_t{min_of(index(tile_index, s), breadth - 1)} * along_c;
+      if (loads == Loads::along_k) {
+        const auto pack = *reinterpret_cast<const Pack<Real>*>(row + depth);
+        for (int e = 0; e < tile; ++e) values[e][s] = pack.value[e];
+      } else {
+        for (int e = 0; e < tile; ++e) {
+          values[e][s] = depth + e < k ? row[int64_t{depth + e} * along_k] : Real(0);
+        }
+      }
+    }
+  }
 };
 
 template <class Real, class Lanes>
@@ -55,155 +111,242 @@ class BlockGemm {
  public:
   FM_HD explicit BlockGemm(Lanes& lanes) : lanes_(lanes) {}
 
-  // As large a tile a lane as leaves half of the lanes something to do.
-  FM_DEVICE_ONCE void run(const BlockProduct<Real>& p) {
+  FM_DEVICE void run(const BlockProduct<Real>& p) {
     if (p.m == 0 || p.n == 0) return;
-    const int lanes = lanes_.size(), elements = p.m * p.n;
-    if (elements >= 8 * lanes) return cover<4>(p, lattice_over(p.m, p.n, 4, lanes, 1));
-    if (elements >= 2 * lanes) return cover<2>(p, lattice_over(p.m, p.n, 2, lanes, 1));
-    int slices = 1;
-    while (2 * slices * least_slice <= lanes && 2 * slices * elements <= lanes &&
-           2 * slices * 8 <= p.k) {
-      slices *= 2;
-    }
-    cover<1>(p, lattice_over(p.m, p.n, 1, lanes, slices));
+    p.m >= least_staged&& p.n >= least_staged&& p.k >= tile* tile ? staged(p) : direct(p);
   }
 
  private:
-  static constexpr int least_slice = 8;  // lanes
-  static constexpr int padding = 4;      // so that strips that are turned meet fewer bank conflicts
+  static constexpr int least_staged = 32;
+  static constexpr int padding = 4;  // so that strips that are turned meet fewer bank conflicts
 
-  // A strip of both factors in scratch memory: a's element (i, e) at a[e * a_stride + i], likewise
-  // b.
-  struct Strip {
-    Real *a, *b;
-    int a_stride, b_stride;
-  };
+  // ---- direct -----------------------------------------------------------------------------
 
-  template <int tile>
-  FM_DEVICE_ONCE void cover(const BlockProduct<Real>& p, Lattice lattice) {
-    const int height = lattice.rows * tile, width = lattice.columns * tile;
+  FM_DEVICE_ONCE void direct(const BlockProduct<Real>& p) {
+    const Factor<Real> a(p.a.data, p.a_more, p.a.row_stride, p.a.col_stride, p.m, p.k);
+    const Factor<Real> b(p.b.data, p.b_more, p.b.col_stride, p.b.row_stride, p.n, p.k);
+    const int lanes = lanes_.size(), tiles = a.tiles * b.tiles;
+    const int steps = tiles_of(p.k), all_steps = p.a_more ? 2 * steps : steps;
+    const int slices = 2 * tiles <= lanes ? min_of(quotient(lanes, tiles), all_steps) : 1;
+    const int rank = lanes_.rank();
+    const int slice = slices == 1 ? 0 : quotient(rank, tiles);
+    // Row r of lane l's tile at pack r * lanes + l, where slices share k.
+    Pack<Real>* const packs = reinterpret_cast<Pack<Real>*>(lanes_.scratch());
+    if (slices > 1) lanes_.sync();  // all have done with what was in scratch memory
+#pragma unroll 1
+    for (int t = rank - slice * tiles; t < tiles; t += lanes) {
+      const int row = quotient(t, b.tiles), column = t - row * b.tiles;
+      Real sums[tile][tile] = {};
+      if (slice < slices) multiply(a, row, b, column, slice, slices, steps, all_steps, sums);
+      if (slices == 1) {
+        finish(p, a, row, b, column, sums);
+      } else {
+        for (int r = 0; r < tile; ++r) {
+          for (int s = 0; s < tile; ++s) packs[r * lanes + rank].value[s] = sums[r][s];
+        }
+        break;
+      }
+    }
+    if (slices == 1) return;
+    lanes_.sync();
+#pragma unroll 1
+    for (int index = rank; index < tile * tiles; index += lanes) {
+      const int r = quotient(index, tiles), t = index - r * tiles;
+      Pack<Real> total = packs[r * lanes + t];
+#pragma unroll 1
+      for (int s = 1; s < slices; ++s) {
+        const Pack<Real> more = packs[r * lanes + s * tiles + t];
+        for (int i = 0; i < tile; ++i) total.value[i] += more.value[i];
+      }
+      const int row = quotient(t, b.tiles);
+      const int i = a.index(row, r);
+      if (i < p.m) finish_row(p, i, b, t - row * b.tiles, total.value);
+    }
+  }
+
+  // sums += a b over every slices-th of the steps along k, four numbers each, from the slice's.
+  FM_HD static void multiply(const Factor<Real>& a, int row, const Factor<Real>& b, int column,
+                             int slice, int slices, int steps, int all_steps,
+                             Real (&sums)[tile][tile]) {
+#pragma unroll 1
+    for (int step = slice; step < all_steps; step += slices) {
+      const bool of_second = step >= steps;
+      const int depth = (of_second ? step - steps : step) * tile;
+      Real a_at[tile][tile], b_at[tile][tile];
+      a.load(of_second, row, depth, a_at);
+      b.load(of_second, column, depth, b_at);
+#pragma unroll
+      for (int e = 0; e < tile; ++e) add_outer(a_at[e], b_at[e], sums);
+    }
+  }
+
+  FM_HD static void add_outer(const Real (&a)[tile], const Real (&b)[tile],
+                              Real (&sums)[tile][tile]) {
+    for (int r = 0; r < tile; ++r) {
+      for (int s = 0; s < tile; ++s) sums[r][s] += a[r] * b[s];
+    }
+  }
+
+  FM_HD static void finish(const BlockProduct<Real>& p, const Factor<Real>& a, int row,
+                           const Factor<Real>& b, int column, const Real (&sums)[tile][tile]) {
+#pragma unroll
+    for (int r = 0; r < tile; ++r) {
+      const int i = a.index(row, r);
+      if (i < p.m) finish_row(p, i, b, column, sums[r]);
+    }
+  }
+
+  // Reads all that c starts from before it writes: a store would hold up the loads behind it.
+  FM_HD static void finish_row(const BlockProduct<Real>& p, int i, const Factor<Real>& b,
+                               int column, const Real (&sums)[tile]) {
+    const Real* from = p.init.data ? p.init.data + i * p.init.row_stride : nullptr;
+    Real* to = p.c.data + i * p.c.row_stride;
+    Real start[tile] = {};
+    if (from) {
+      for (int s = 0; s < tile; ++s) {
+        const int j = b.index(column, s);
+        if (j < p.n) start[s] = from[j * p.init.col_stride];
+      }
+    }
+    for (int s = 0; s < tile; ++s) {
+      const int j = b.index(column, s);
+      if (j < p.n) to[j * p.c.col_stride] = start[s] + p.alpha * sums[s];
+    }
+  }
+
+  // ---- staged -----------------------------------------------------------------------------
+
+  // The lanes lie over c as 2^log_rows rows of 2^log_columns.
+  FM_DEVICE_ONCE void staged(const BlockProduct<Real>& p) {
+    const int log_lanes = lanes_.log_size();
+    int log_columns = min_of(4, log_lanes - 1), rounds = 0;
+#pragma unroll
+    for (int columns = 3; columns <= 5; ++columns) {  // whichever covers c in the fewest rounds
+      const int rows = log_lanes - columns;
+      if (rows < 0) continue;
+      const int height = tile << rows, width = tile << columns;
+      const int needed = ((p.m + height - 1) >> (rows + 2)) * ((p.n + width - 1) >> (columns + 2));
+      if (rounds && needed >= rounds) continue;
+      rounds = needed;
+      log_columns = columns;
+    }
+    const int height = tile << (log_lanes - log_columns), width = tile << log_columns;
     const int a_stride = height + padding, b_stride = width + padding;
-    // A strip as deep as k if there is room, else two of half the room.
-    const int room = lanes_.scratch_size() / (a_stride + b_stride);
-    const int products = p.a_more ? 2 : 1;
-    const int depth = products == 1 && p.k <= room ? p.k : min_of(p.k, room / 2);
-    const int strips = p.k ? ceil_div(p.k, depth) : 0;
-    Real* scratch = lanes_.scratch();
-    const int half = depth * (a_stride + b_stride);
-    const auto strip = [&](int index) {
-      Real* a = scratch + (index & 1) * half;
-      return Strip{a, a + depth * a_stride, a_stride, b_stride};
-    };
-    const int lane = lanes_.rank();
-    const int slice = lane / (lattice.rows * lattice.columns);
-    const int in_slice = lane - slice * lattice.rows * lattice.columns;
-    const int row = in_slice / lattice.columns, column = in_slice - row * lattice.columns;
+    const int depth = min_of(p.k, quotient(lanes_.scratch_size(), 2 * (a_stride + b_stride)));
+    const int strips = quotient(p.k + depth - 1, depth), all = p.a_more ? 2 * strips : strips;
+    const int buffer = depth * (a_stride + b_stride);
+    Real* const scratch = lanes_.scratch();
+    const int column = (lanes_.rank() & ((1 << log_columns) - 1)) * tile;
+    const int row = (lanes_.rank() >> log_columns) * tile;
+#pragma unroll 1
     for (int i = 0; i < p.m; i += height) {
+#pragma unroll 1
       for (int j = 0; j < p.n; j += width) {
         Real sums[tile][tile] = {};
         lanes_.sync();  // all have done with what was in scratch memory
-        if (strips) stage(p, i, j, height, width, 0, strips, depth, strip(0));
-        for (int s = 0; s < products * strips; ++s) {
+                        // Strip s is on its way while strip s - 1 is multiplied.
+#pragma unroll 1
+        for (int s = 0, first = 0, before = 0; s <= all; ++s) {
+          if (s < all) {
+            stage(p, s >= strips, i, j, first, min_of(depth, p.k - first), height, width,
+                  scratch + (s & 1) * buffer, depth * a_stride);
+          }
+          if (s > 0) {
+            const Real* strip = scratch + ((s - 1) & 1) * buffer;
+            multiply(strip + row, a_stride, strip + depth * a_stride + column, b_stride,
+                     min_of(depth, p.k - before), sums);
+          }
           lanes_.wait_for_copies();
           lanes_.sync();
-          if (s + 1 < products * strips) {
-            stage(p, i, j, height, width, s + 1, strips, depth, strip(s + 1));
-          }
-          const int first = s % strips * depth;
-          multiply<tile>(strip(s), row * tile, column * tile, slice, lattice.slices,
-                         min_of(depth, p.k - first), sums);
+          before = first;
+          first = s + 1 == strips ? 0 : first + depth;
         }
-        if (lattice.slices > 1) {
-          add_slices(sums[0][0], lattice.rows * lattice.columns, lattice.slices);
-          if (slice > 0) continue;
-        }
-        finish<tile>(p, i + row * tile, j + column * tile, sums);
+        finish(p, i + row, j + column, sums);
       }
     }
   }
 
-  FM_HD static int min_of(int a, int b) { return a < b ? a : b; }
-
-  // Begins to copy strip `index` of the rows from i and the columns from j.
-  FM_HD void stage(const BlockProduct<Real>& p, int i, int j, int height, int width, int index,
-                   int strips, int depth, Strip to) {
-    const bool second = index >= strips;
-    const int first = (second ? index - strips : index) * depth;
-    const int count = min_of(depth, p.k - first);
-    const Real* a = second ? p.a_more : p.a.data;
-    const Real* b = second ? p.b_more : p.b.data;
-    stage(a + i * p.a.row_stride + first * p.a.col_stride, p.a.row_stride, p.a.col_stride,
-          min_of(height, p.m - i), count, to.a, to.a_stride);
-    stage(b + j * p.b.col_stride + first * p.b.row_stride, p.b.col_stride, p.b.row_stride,
-          min_of(width, p.n - j), count, to.b, to.b_stride);
-  }
-
-  // Of one factor: `breadth` elements along c and `count` along k, at these strides. Neighbouring
-  // lanes copy what lies side by side in memory.
-  FM_HD void stage(const Real* from, int64_t along_c, int64_t along_k, int breadth, int count,
-                   Real* to, int stride) {
-    constexpr int side = 16;
-    const int fast = lanes_.rank() % side, slow = lanes_.rank() / side;
-    const int step = lanes_.size() / side;
-    if (along_k == 1) {
-      for (int x = slow; x < breadth; x += step) {
-        for (int e = fast; e < count; e += side) {
-          lanes_.copy(from + x * along_c + e, to + e * stride + x);
-        }
-      }
-    } else {
-      for (int e = slow; e < count; e += step) {
-        for (int x = fast; x < breadth; x += side) {
-          lanes_.copy(from + x * along_c + e * along_k, to + e * stride + x);
-        }
-      }
+  // Begins to copy, of both factors, `count` elements along k from `first`, and so many rows of a
+  // and columns of b. In scratch memory a's element (i, e) is at e * (height + padding) + i.
+  FM_HD void stage(const BlockProduct<Real>& p, bool more, int i, int j, int first, int count,
+                   int height, int width, Real* to, int to_b) {
+#pragma unroll 1
+    for (int factor = 0; factor < 2; ++factor) {
+      const bool is_a = factor == 0;
+      const Real* from = is_a ? (more ? p.a_more : p.a.data) : (more ? p.b_more : p.b.data);
+      const int along_c = static_cast<int>(is_a ? p.a.row_stride : p.b.col_stride);
+      const int along_k = static_cast<int>(is_a ? p.a.col_stride : p.b.row_stride);
+      const int breadth = is_a ? min_of(height, p.m - i) : min_of(width, p.n - j);
+      const int stride = (is_a ? height : width) + padding;
+      from += int64_t{is_a ? i : j} * along_c + int64_t{first} * along_k;
+      // Neighbouring lanes copy what lies side by side.
+      const bool turn = along_k == 1;
+      copy(from, turn ? 1 : along_c, turn ? along_c : along_k, turn ? count : breadth,
+           turn ? breadth : count, is_a ? to : to + to_b, turn ? stride : 1, turn ? 1 : stride);
     }
   }
 
-  template <int tile>
-  FM_HD static void multiply(Strip strip, int row, int column, int first, int step, int depth,
+  // to[f * to_fast + s * to_slow] = from[f * fast + s * slow] for all f, s below their counts.
+  FM_HD void copy(const Real* from, int fast, int slow, int fast_count, int slow_count, Real* to,
+                  int to_fast, int to_slow) {
+    constexpr int log_side = 4, side = 1 << log_side;
+    const int lane_fast = lanes_.rank() & (side - 1), lane_slow = lanes_.rank() >> log_side;
+    const int step = 1 << (lanes_.log_size() - log_side);
+    from += lane_fast * fast + int64_t{lane_slow} * slow;
+    to += lane_fast * to_fast + lane_slow * to_slow;
+    const bool is_far = lanes_.is_far(from);
+#pragma unroll 1
+    for (int s = lane_slow; s < slow_count; s += step) {
+      const Real* source = from;
+      Real* target = to;
+#pragma unroll 2
+      for (int f = lane_fast; f < fast_count; f += side) {
+        if (is_far) {
+          lanes_.copy_far(source, target);
+        } else {
+          *target = *source;
+        }
+        source += side * fast;
+        target += side * to_fast;
+      }
+      from += int64_t{step} * slow;
+      to += step * to_slow;
+    }
+  }
+
+  // sums += a b over one strip.
+  FM_HD static void multiply(const Real* a, int a_stride, const Real* b, int b_stride, int depth,
                              Real (&sums)[tile][tile]) {
-    const Real* a = strip.a + first * strip.a_stride + row;
-    const Real* b = strip.b + first * strip.b_stride + column;
-    for (int e = first; e < depth; e += step) {
-      const auto a_at = load<tile>(a), b_at = load<tile>(b);
-      for (int r = 0; r < tile; ++r) {
-        for (int s = 0; s < tile; ++s) sums[r][s] += a_at.value[r] * b_at.value[s];
-      }
-      a += step * strip.a_stride;
-      b += step * strip.b_stride;
+#pragma unroll 4
+    for (int e = 0; e < depth; ++e) {
+      const Pack<Real> a_at = *reinterpret_cast<const Pack<Real>*>(a);
+      const Pack<Real> b_at = *reinterpret_cast<const Pack<Real>*>(b);
+      add_outer(a_at.value, b_at.value, sums);
+      a += a_stride;
+      b += b_stride;
     }
   }
 
-  template <int tile>
-  FM_HD static Pack<Real, tile> load(const Real* from) {
-    return *reinterpret_cast<const Pack<Real, tile>*>(from);
-  }
-
-  // The sum over slices, to the lanes of the first one.
-  FM_HD void add_slices(Real& sum, int lanes, int slices) {
-    Real* scratch = lanes_.scratch();
-    const int rank = lanes_.rank();
-    lanes_.sync();
-    scratch[rank] = sum;
-    lanes_.sync();
-    if (rank >= lanes) return;
-    for (int s = 1; s < slices; ++s) sum += scratch[s * lanes + rank];
-  }
-
-  template <int tile>
   FM_HD static void finish(const BlockProduct<Real>& p, int i, int j,
                            const Real (&sums)[tile][tile]) {
+    const int rows = min_of(tile, p.m - i), columns = min_of(tile, p.n - j);
+    Real start[tile][tile] = {};
+    if (p.init.data) {
+      const Real* from = p.init.data + i * p.init.row_stride + j * p.init.col_stride;
+      for (int r = 0; r < tile; ++r) {
+        for (int s = 0; s < tile; ++s) {
+          if (r < rows && s < columns) {
+            start[r][s] = from[r * p.init.row_stride + s * p.init.col_stride];
+          }
+        }
+      }
+    }
+    Real* to = p.c.data + i * p.c.row_stride + j * p.c.col_stride;
     for (int r = 0; r < tile; ++r) {
-      if (i + r >= p.m) return;
       for (int s = 0; s < tile; ++s) {
-        if (j + s >= p.n) break;
-        const Real start =
-            p.init.data ? p.init.data[(i + r) * p.init.row_stride + (j + s) * p.init.col_stride]
-                        : Real(0);
-        p.c.data[(i + r) * p.c.row_stride + (j + s) * p.c.col_stride] =
-            start + p.alpha * sums[r][s];
+        if (r < rows && s < columns) {
+          to[r * p.c.row_stride + s * p.c.col_stride] = start[r][s] + p.alpha * sums[r][s];
+        }
       }
     }
   }

@@ -20,6 +20,8 @@
 //
 //   void each(int64_t count, F f);        // f(i) for all i < count; vectorised: f must be pure
 //                                         // arithmetic on element i, with no aliasing between i
+//   void write(int64_t count, Real* to, F value);  // to[i] = value(i), which may read to[i], and
+//                                                  // no other element of it
 //   void rows(int64_t count, F f);        // f(i), one lane each: coarse, any code
 //
 //   void map(Along along, int64_t groups, int64_t count, F f);  // each, over pairs: f(g, e)

@@ -6,9 +6,9 @@
 //   int  rank() const, size() const;         // a power of two, 16 at least
 //   void sync();
 //   Real* scratch();                         // memory that all lanes share, aligned for two
-//   numbers int  scratch_size();                     // of type double; in numbers, 512 or more
-//   void copy(const Real* from, Real* to);   // to scratch memory; may still be under way, until
-//   void wait_for_copies();                  // this lane's copies have arrived
+//   numbers int  scratch_size();                     // of type double; in numbers, 16 a lane at
+//   least void copy(const Real* from, Real* to);   // to scratch memory; may still be under way,
+//   until void wait_for_copies();                  // this lane's copies have arrived
 //
 // Primitives that use scratch memory synchronise before they write to it, so it is free after each.
 #pragma once
@@ -47,7 +47,24 @@ class TeamBlock {
 
   template <class F>
   FM_HD void each(int64_t count, F f) {
+#pragma unroll 1
     for (int i = rank(); i < static_cast<int>(count); i += size()) f(int64_t{i});
+  }
+
+  // Several at a time, so that their loads are under way together.
+  template <class F>
+  FM_HD void write(int64_t count, Real* to, F value) {
+    constexpr int batch = 4;
+    const int all = static_cast<int>(count), step = size();
+    int i = rank();
+#pragma unroll 1
+    for (; i + (batch - 1) * step < all; i += batch * step) {
+      Real values[batch];
+      for (int b = 0; b < batch; ++b) values[b] = value(int64_t{i + b * step});
+      for (int b = 0; b < batch; ++b) to[i + b * step] = values[b];
+    }
+#pragma unroll 1
+    for (; i < all; i += step) to[i] = value(int64_t{i});
   }
 
   template <class F>
@@ -59,6 +76,7 @@ class TeamBlock {
   FM_HD void map(Along along, int64_t groups, int64_t count, F f) {
     const int inner = static_cast<int>(along == Along::element ? count : groups);
     const int all = static_cast<int>(groups * count);
+#pragma unroll 1
     for (int i = rank(); i < all; i += size()) {
       const int outer = i / inner, rest = i - outer * inner;
       along == Along::element ? f(int64_t{outer}, int64_t{rest}) : f(int64_t{rest}, int64_t{outer});
@@ -69,6 +87,7 @@ class TeamBlock {
   FM_HD double total(int64_t count, F f) {
     double* sums = reinterpret_cast<double*>(lanes_.scratch());
     double sum = 0;
+#pragma unroll 1
     for (int i = rank(); i < static_cast<int>(count); i += size()) sum += f(int64_t{i});
     sync();
     sums[rank()] = sum;
@@ -80,18 +99,19 @@ class TeamBlock {
   // by side in memory.
   template <int N, class F, class Sink>
   FM_HD void reduce(Along along, int64_t groups, int64_t count, F f, Sink sink) {
-    int sharing = 1;
-    while (2 * sharing * groups <= size() && 2 * sharing <= count) sharing *= 2;
-    if (sharing == 1) {
+    int log_sharing = 0;
+    while (groups << (log_sharing + 1) <= size() && 2 << log_sharing <= count) ++log_sharing;
+    if (log_sharing == 0) {
+#pragma unroll 1
       for (int g = rank(); g < static_cast<int>(groups); g += size()) {
         sink(int64_t{g}, part<N>(g, 0, 1, count, f));
       }
       return;
     }
-    const int abreast = size() / sharing;  // groups, or room for them
+    const int sharing = 1 << log_sharing, log_abreast = lanes_.log_size() - log_sharing;
     const bool by_group = along == Along::group;
-    const int g = by_group ? rank() % abreast : rank() / sharing;
-    const int share = by_group ? rank() / abreast : rank() % sharing;
+    const int g = by_group ? rank() & ((1 << log_abreast) - 1) : rank() >> log_sharing;
+    const int share = by_group ? rank() >> log_abreast : rank() & (sharing - 1);
     const bool has_group = g < groups;
     Real* sums = lanes_.scratch();  // term t of lane l at [t * size + l], by share within a group
     const int place = g * sharing + share;
@@ -115,6 +135,7 @@ class TeamBlock {
   template <int N, class F>
   FM_HD static Terms<Real, N> part(int g, int first, int step, int64_t count, F f) {
     Terms<Real, N> sum = {};
+#pragma unroll 2
     for (int e = first; e < static_cast<int>(count); e += step) {
       const Terms<Real, N> terms = f(int64_t{g}, int64_t{e});
       for (int t = 0; t < N; ++t) sum.value[t] += terms.value[t];
@@ -126,7 +147,8 @@ class TeamBlock {
   // add(to, from). On return all lanes see the sum, at 0.
   template <class Add>
   FM_HD void halve(int count, int index, Add add) {
-    for (int half = count / 2; half > 0; half /= 2) {
+#pragma unroll 1
+    for (int half = count >> 1; half > 0; half >>= 1) {
       sync();
       if (index < half) add(index, index + half);
     }

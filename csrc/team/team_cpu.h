@@ -63,6 +63,13 @@ class TeamCpu {
   }
 
   template <class F>
+  FM_FLATTEN void write(int64_t count, Real* to, F value) {
+    const Range mine = blocks_of(count);
+#pragma GCC ivdep
+    for (int64_t i = mine.begin; i < mine.end; ++i) to[i] = value(i);
+  }
+
+  template <class F>
   void rows(int64_t count, F f) {
     for (int64_t i = rank_; i < count; i += size_) f(i);
   }

@@ -59,7 +59,7 @@ void check_product(int lanes, Shape shape, bool a_along_k, bool b_along_k, bool 
   const View<const Real> a_view{a.data(), a_along_k ? k : 1, a_along_k ? 1 : m};
   const View<const Real> b_view{b.data(), b_along_k ? 1 : n, b_along_k ? k : 1};
   const View<const Real> init{has_bias ? bias.data() : nullptr, 0, 1};
-  on_block<Real>(lanes, 512, [&](Team<Real>& team) {
+  on_block<Real>(lanes, 1024, [&](Team<Real>& team) {
     team.gemm(m, n, k, Real(0.5), a_view, b_view, init, View<Real>{c.data(), n, 1},
               is_sum ? a_more.data() : nullptr, is_sum ? b_more.data() : nullptr);
     team.sync();

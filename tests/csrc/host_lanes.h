@@ -3,6 +3,8 @@
 #pragma once
 
 #include <barrier>
+#include <bit>
+#include <cstdint>
 #include <vector>
 
 #include "team/team_block.h"
@@ -27,12 +29,15 @@ class HostLanes {
 
   int rank() const { return rank_; }
   int size() const { return block_->lanes; }
+  int log_size() const { return std::countr_zero(static_cast<unsigned>(block_->lanes)); }
   void sync() { block_->arrived.arrive_and_wait(); }
   Real* scratch() { return reinterpret_cast<Real*>(block_->scratch.data()); }
   int scratch_size() const {
     return static_cast<int>(block_->scratch.size() * sizeof(double) / sizeof(Real));
   }
-  void copy(const Real* from, Real* to) { copies_.push_back({from, to}); }
+  // Every other row of numbers, so that both ways are gone.
+  bool is_far(const Real* from) const { return reinterpret_cast<uintptr_t>(from) / 64 % 2; }
+  void copy_far(const Real* from, Real* to) { copies_.push_back({from, to}); }
   void wait_for_copies() {
     for (const Copy& copy : copies_) *copy.to = *copy.from;
     copies_.clear();
