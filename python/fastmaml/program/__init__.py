@@ -4,7 +4,13 @@ from .graph import INPUT, OP_KINDS, Op, OpKind, Program, Slot
 from .inner_loop import Cotangents, InnerLoop, Inputs, Outputs, Samples
 from .loss import LOSS_KINDS, Loss
 from .module_program import ModuleProgram, module_program
-from .module_state import StatelessModule, modules_lock, restored_generators
+from .module_state import (
+    StatelessModule,
+    modules_lock,
+    restored_generators,
+    seed_generators,
+    undisturbed_modules,
+)
 from .trace import trace, traced
 from .trace_builder import TraceError
 from .trace_guards import has_hooks
@@ -30,6 +36,8 @@ __all__ = [
     "module_program",
     "modules_lock",
     "restored_generators",
+    "seed_generators",
     "trace",
     "traced",
+    "undisturbed_modules",
 ]

@@ -19,7 +19,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import TreeSpec, tree_flatten
 
 from .graph import Slot
-from .module_state import modules_lock, restored_attributes, restored_generators
+from .module_state import (
+    modules_lock,
+    restored_attributes,
+    restored_generators,
+    undisturbed_modules,
+)
 from .trace_guards import Guards
 
 _PROGRAMS_PER_MODEL = 8
@@ -106,7 +111,12 @@ def module_program(
 def _look(model: nn.Module, x: Tensor, parameters: Mapping[str, Tensor], why: str) -> ModuleProgram:
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     versions = {name: buffer._version for name, buffer in buffers.items()}
-    with torch.no_grad(), restored_attributes(model), restored_generators(x.device):
+    with (
+        undisturbed_modules(model, x.device),
+        torch.no_grad(),
+        restored_attributes(model),
+        restored_generators(x.device),
+    ):
         before = _generator_states(x.device)
         output = functional_call(model, {**parameters, **buffers}, (x,))
         draws = not all(

@@ -85,3 +85,37 @@ def restored_generators(device: torch.device) -> Iterator[None]:
     where = () if is_host else (device,)
     with torch.random.fork_rng(where, device_type="cuda" if is_host else device.type):
         yield
+
+
+def seed_generators(seed: int, device: torch.device) -> None:
+    """Seed torch's default generators on the host and on `device`: those that
+    `restored_generators` puts back, where torch.manual_seed would seed every device's."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.default_generators[device.index].manual_seed(seed)
+    elif device.type not in ("cpu", "meta"):
+        torch.manual_seed(seed)
+
+
+@contextlib.contextmanager
+def undisturbed_modules(model: nn.Module, device: torch.device) -> Iterator[None]:
+    """What must hold while a user's forward runs, and autograd in or behind it.
+
+    `modules_lock` is held, and autograd stays in this thread. Its own thread for a GPU serves the
+    backward passes of all threads, one of which may wait for the lock there.
+
+    Recurrent layers do without cuDNN: it has no second derivative, and they would rearrange the
+    memory of the tensors that they are given.
+    """
+    is_recurrent = device.type == "cuda" and any(
+        isinstance(module, nn.RNNBase) for module in model.modules()
+    )
+    with modules_lock, torch.autograd.set_multithreading_enabled(False):
+        before = torch.backends.cudnn.enabled
+        if is_recurrent:
+            torch.backends.cudnn.enabled = False
+        try:
+            yield
+        finally:
+            if is_recurrent:
+                torch.backends.cudnn.enabled = before

@@ -21,8 +21,8 @@ from ...program import (
     Inputs,
     ModuleProgram,
     Outputs,
-    modules_lock,
     restored_generators,
+    undisturbed_modules,
 )
 from . import inner_loop
 from .chunks import Chunks
@@ -96,7 +96,7 @@ def _plain(loop: InnerLoop, inputs: Inputs) -> Iterator[Inputs]:
     """
     plain = inputs.map(_without_autograd)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(modules_lock)
+        stack.enter_context(undisturbed_modules(loop.program.module, plain.device))
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.no_grad())
         if loop.program.has_dropout:

@@ -17,6 +17,8 @@ from .overrides import Concern
 
 CHUNK_BYTES = 48 * 2**20
 """The memory that the tasks of a chunk may take, by estimate; one task always runs."""
+GPU_CHUNK_BYTES = 2**30
+"""As much on a GPU: there is no cache to stay in, and each chunk launches all kernels again."""
 
 _LIVE = 4
 """A pass's cotangents and tangents beside its values, in multiples of what autograd saves of it."""
@@ -118,7 +120,7 @@ class Chunk:
         return self._call("query", samples, phi, 2 * step + 1, wanted, moves=moves, bars=bars)
 
     def fitting(self, pass_bytes: int) -> int:
-        """How many tasks fit `CHUNK_BYTES`, at least one.
+        """How many tasks fit into the memory of a chunk, at least one.
 
         Beside phi_0..phi_K: v, r, u, their next values, and the gradient and tangent in hand.
 
@@ -133,7 +135,8 @@ class Chunk:
             sets += loop.steps
         numbers = sets * adapted + 2 * resting
         task_bytes = self.inputs.dtype.itemsize * numbers + _LIVE * pass_bytes
-        return max(1, CHUNK_BYTES // max(1, task_bytes))
+        is_host = self.inputs.device.type == "cpu"
+        return max(1, (CHUNK_BYTES if is_host else GPU_CHUNK_BYTES) // max(1, task_bytes))
 
     def real(self, samples: Samples) -> slice:
         """Which samples of each task are real."""
@@ -180,7 +183,15 @@ class Chunk:
             axes[CONSTANT].update(dict.fromkeys(bars, 0))
         axes = None if self.is_alone else axes
         loss = None if samples.y is None else self.loop.loss
-        run = Pass(self.loop.program, self.module, self.concern, loss, self.inputs.seed, index)
+        run = Pass(
+            self.loop.program,
+            self.module,
+            self.concern,
+            loss,
+            self.inputs.seed,
+            index,
+            samples.x.device,
+        )
         return Call(run, arguments, axes)
 
     def _without_phi(self, role: str, samples: Samples, wanted: Set[str]) -> tuple[Arguments, Axes]:
@@ -210,7 +221,8 @@ class Chunk:
                 add(CONSTANT, key, buffer, None)
         tasks, device = self.tasks, samples.x.device
         if self.is_alone:
-            add(CONSTANT, "task", torch.tensor(tasks, device=device))
+            # on the host, which reads it, and where a device takes single numbers from
+            add(CONSTANT, "task", torch.tensor(tasks))
         else:
             add(CONSTANT, "task", torch.arange(tasks.start, tasks.stop, device=device))
         return arguments, axes

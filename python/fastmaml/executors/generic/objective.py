@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from ...program import Loss, ModuleProgram, StatelessModule
+from ...program import Loss, ModuleProgram, StatelessModule, seed_generators
 from ..reference.dropout import key_of
 from ..reference.loss import rules_of
 from ..reference.rules import Draw
@@ -23,6 +23,9 @@ task's index; "loss_bar" and "prediction:LEAF_bar", the cotangents of what the p
 
 
 _NOTHING = nullcontext()
+_NO_CLASS = torch.iinfo(torch.int64).min
+"""Torch leaves samples of class -100 out, which here is as wrong as any other that does not exist;
+on a GPU nobody has looked for it before."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,8 @@ class Pass:
     seed: int
     index: int
     """See `Draw.pass_index`."""
+    device: torch.device
+    """Of the samples."""
     is_classic: bool = False
     """See `Overrides`."""
 
@@ -79,7 +84,7 @@ class Pass:
     def prepare(self, task: Tensor) -> None:
         """Make torch's generators draw what belongs to this pass of a task, whenever it runs."""
         if self.program.has_dropout:
-            torch.manual_seed(key_of(self.seed, int(task), self.index))
+            seed_generators(key_of(self.seed, int(task), self.index), self.device)
 
     def _overrides(self, tensors: Tensors, state: Tensors) -> AbstractContextManager[Any]:
         if not self._may_need_overrides and (self.loss is None or self.loss.function is None):
@@ -117,6 +122,9 @@ class Pass:
         if weights is None and self.loss.kind == "mse":
             return (prediction - target).square().mean()
         if weights is None and self.loss.kind == "cross_entropy" and target.dtype is torch.int64:
-            return F.cross_entropy(prediction, target, label_smoothing=self.loss.label_smoothing)
+            smoothing = self.loss.label_smoothing
+            return F.cross_entropy(
+                prediction, target, ignore_index=_NO_CLASS, label_smoothing=smoothing
+            )
         sample_loss = rules_of(self.loss).forward(prediction, target)
         return sample_loss.mean() if weights is None else weights @ sample_loss

@@ -22,6 +22,7 @@ from ...nn import Sin
 from ...program import has_hooks
 from ..reference.dropout import drop_out
 from ..reference.rules import Draw
+from . import recurrent
 
 _UNCONCERNED = frozenset(
     {
@@ -269,4 +270,5 @@ _OVERRIDES: dict[Callable[..., Any], Callable[..., Any]] = {
     torch._weight_norm: Overrides.weight_norm,
     F.scaled_dot_product_attention: Overrides.attention,
     F.multi_head_attention_forward: Overrides.multi_head_attention,
+    **{own: recurrent.override(own) for own in recurrent.COMPOSED},
 }
