@@ -201,6 +201,7 @@ def _seconds(gear: Gear, run: Pass, order: int, few: Arguments, axes: Axes | Non
     """Of a pass as the inner loop runs it: its gradient, and the tangent of that if it is asked
     for."""
     u = _direction(few) if order == TANGENT else {}
+    _wait_for(run.device)
     start = time.perf_counter()
     if order == TANGENT and gear.record is not None:
         _, tangent = gear.record(run, few)
@@ -210,7 +211,14 @@ def _seconds(gear: Gear, run: Pass, order: int, few: Arguments, axes: Axes | Non
         gear.tangent(run, few, axes, u)
     else:
         _evaluate(gear, run, order, few, axes)
+    _wait_for(run.device)
     return time.perf_counter() - start
+
+
+def _wait_for(device: torch.device) -> None:
+    """Until a GPU has done what it was told."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
 
 
 def _fault(
