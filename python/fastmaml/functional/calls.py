@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..program import Cotangents, InnerLoop, Inputs, Outputs, Program
+from .constants import constant
 from .prepared import Prepared
 
 
@@ -120,7 +120,7 @@ class LossCall(RunCall):
 
     def run(self, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
         inputs = self.checked_inputs(tensors)
-        share = _constant(self._share, inputs.tasks, inputs.dtype, inputs.device)
+        share = constant(self._share, inputs.tasks, inputs.dtype, inputs.device)
         cotangents = Cotangents(share) if self._wanted else None
         outputs = self._call(inputs, cotangents=cotangents, wanted=self._wanted)
         self._of_loss = outputs.gradients
@@ -176,14 +176,6 @@ class ProductCall(Call):
 
 
 _NOTHING = contextlib.nullcontext()
-
-
-@lru_cache
-def _constant(number: float, tasks: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """[T] times the same number."""
-    # kept for every later call, so it must not be bound to a caller's inference mode
-    with torch.inference_mode(False):
-        return torch.full((tasks,), number, dtype=dtype, device=device)
 
 
 def _leaves(prediction: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:

@@ -36,7 +36,10 @@ class Prepared:
     ) -> None:
         self.loop = loop
         self._given_rates = given_rates
-        self.numbers = None if given_rates else [rate for rate in inputs.rates if rate is not None]
+        self._on_cpu = inputs.device.type == "cpu"
+        # elsewhere they may belong to a graph that is captured
+        are_kept = self._on_cpu and not given_rates
+        self.numbers = [rate for rate in inputs.rates if rate is not None] if are_kept else None
         """The rates, where they are numbers and so the same in every call."""
         self.executor: ModuleType = plan.choose(loop, inputs, backend)
         self.memo: dict[Any, Any] = {}
@@ -48,7 +51,6 @@ class Prepared:
         """The keys of what requires grad."""
         self._keys_where: dict[tuple[bool, ...], tuple[str, ...]] = {}
         self.tasks = inputs.tasks
-        self._on_cpu = next(iter(tensors.values())).device.type == "cpu"
         self._slots = len(loop.program.slots)
         self._has_rate = tuple(rate is not None for rate in inputs.rates)
         self._support, self._query = _Parts(inputs.support), _Parts(inputs.query)

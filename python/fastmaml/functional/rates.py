@@ -17,7 +17,6 @@ parameters at once, a rate is a number, [] or [S].
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import lru_cache
 from typing import TypeAlias
 
 import torch
@@ -25,6 +24,7 @@ from torch import Tensor, nn
 
 from .. import checks
 from ..program import ModuleProgram, Program, Slot
+from .constants import constant
 
 Rate: TypeAlias = "float | Tensor"
 
@@ -74,7 +74,7 @@ def _shared(
         rate = checks.number(name, rate, minimum=0.0)
         if rate > torch.finfo(dtype).max:
             raise ValueError(f"{name} must be finite in {dtype}, got {rate!r}")
-        return _constant(rate, dtype, device)
+        return constant(rate, 1, dtype, device)
     rate = cast(rate)
     checks.alike(name, rate, dtype, device)
     if rate.dim() > 1 or rate.numel() == 0:
@@ -110,10 +110,3 @@ def _of_slot(
         f"{name} must be a number, [] , {list(shape)} an element, {steps} a step or "
         f"{['S', *shape]} an element and step, got shape {tuple(rate.shape)}"
     )
-
-
-@lru_cache
-def _constant(rate: float, dtype: torch.dtype, device: torch.device) -> Tensor:
-    # kept for every later call, so it must not be bound to a caller's inference mode
-    with torch.inference_mode(False):
-        return torch.full((1,), rate, dtype=dtype, device=device)
