@@ -117,8 +117,11 @@ class CrossEntropy(LossRules):
     def _probabilities(self, prediction: Tensor, target: Tensor) -> Tensor:
         """t, [n, C]."""
         classes = prediction.shape[1]
-        if not target.is_floating_point():  # F.one_hot does not run under torch.func.vmap
-            target = torch.zeros_like(prediction).scatter(1, target[:, None], 1.0)
+        if not target.is_floating_point():
+            # of a class that does not exist, NaN: on a GPU nobody has looked at the labels before
+            is_class = target[:, None] == torch.arange(classes, device=target.device)
+            exists = is_class.any(1, keepdim=True)
+            target = is_class.to(prediction.dtype).masked_fill(~exists, torch.nan)
         return (1 - self.label_smoothing) * target + self.label_smoothing / classes
 
     def _target_bar(self, target: Tensor, weights: Tensor, t_bar: Tensor) -> Tensor | None:
