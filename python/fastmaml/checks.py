@@ -104,7 +104,7 @@ def alike(name: str, value: Any, dtype: torch.dtype, device: torch.device) -> No
     tensor(name, value)
     if value.dtype is not dtype:
         raise TypeError(f"{name} must be {dtype} like the parameters, got {value.dtype}")
-    _on(name, value, device)
+    on_device(name, value, device)
 
 
 def x(name: str, value: Any, *, scalars: bool = False) -> None:
@@ -188,7 +188,7 @@ def data(
     traced takes it."""
     if isinstance(program, ModuleProgram) and isinstance(x, Tensor) and may_be_tokens(x):
         tensor(name, x)
-        _on(name, x, device)
+        on_device(name, x, device)
     else:
         alike(name, x, dtype, device)
 
@@ -220,7 +220,8 @@ def rate_values(rates: Iterable[Tensor]) -> None:
         raise ValueError("lr must not be NaN, got a tensor that holds NaN")
 
 
-def _on(name: str, value: Tensor, device: torch.device) -> None:
+def on_device(name: str, value: Tensor, device: torch.device) -> None:
+    """Where the parameters are."""
     if value.device != device:
         raise ValueError(f"{name} must be on {device} like the parameters, got {value.device}")
 
@@ -239,7 +240,7 @@ def _targets(
     if loss.kind == "callable":
         if y.shape[:2] != leading:
             raise ValueError(f"{name} must be {[*leading, '...']}, got shape {tuple(y.shape)}")
-        _on(name, y, device)
+        on_device(name, y, device)
         return
     if output is None:
         raise ValueError(
@@ -264,7 +265,7 @@ def _targets(
         wanted = (*leading, *output)
     if y.shape != wanted:
         raise ValueError(f"{name} must be {wants}, {list(wanted)}, got shape {tuple(y.shape)}")
-    _on(name, y, device)
+    on_device(name, y, device)
 
 
 def _sizes(name: str, size: Any, tasks: int, count: int) -> tuple[int, ...]:

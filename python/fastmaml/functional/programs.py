@@ -56,7 +56,9 @@ def program_of(
         for name, parameter in model.named_parameters()
     }
     like = next(iter(tensors.values()), x)
-    if not checks.may_be_tokens(x):
+    if checks.may_be_tokens(x):
+        checks.on_device(x_name, x, like.device)
+    else:
         checks.alike(x_name, x, like.dtype, like.device)
     try:
         return module_program(model, x[0, : _real(size, x)], tensors, why)

@@ -288,5 +288,8 @@ def _modes() -> tuple[bool, ...]:
 
 
 def _random_state() -> tuple[object, ...]:
-    # A list, since inside torch.func tensors have no numpy view.
-    return random.getstate(), tuple(torch.get_rng_state().tolist())
+    states = [torch.get_rng_state()]
+    if torch.cuda.is_initialized() and not torch.cuda.is_current_stream_capturing():
+        states += torch.cuda.get_rng_state_all()
+    # Lists, since inside torch.func tensors have no numpy view.
+    return random.getstate(), *[tuple(state.tolist()) for state in states]
