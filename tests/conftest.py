@@ -7,6 +7,7 @@ from types import ModuleType
 
 import pytest
 import torch
+from device import skip_if_refused
 from fastmaml.executors import generic, native, reference
 from fastmaml.executors.generic import trial
 from small_problems import Net
@@ -42,6 +43,13 @@ def backend(request: pytest.FixtureRequest) -> str:
     """Every executor, by its name; native where it is built."""
     if request.param == "native" and native.unavailable():
         pytest.skip(native.unavailable())
+    return request.param
+
+
+@pytest.fixture(params=["native", "reference", "generic"])
+def device_backend(request: pytest.FixtureRequest) -> str:
+    """Every executor, by its name; those that run on the device of the CUDA tests."""
+    skip_if_refused(request.param)
     return request.param
 
 

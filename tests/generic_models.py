@@ -41,7 +41,7 @@ class ProgramModule(nn.Module):
 def as_module(loop: InnerLoop, inputs: Inputs) -> tuple[InnerLoop, nn.Module]:
     """A call's loop with its program as a module; the module, which must be kept."""
     x = inputs.samples.x
-    module = ProgramModule(loop.program, x.dtype)
+    module = ProgramModule(loop.program, x.dtype).to(x.device)
     return replace(loop, program=opaque(module, x[0])), module
 
 

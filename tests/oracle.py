@@ -184,9 +184,11 @@ Tree = TypeVar("Tree")
 
 
 def map_tensors(tree: Tree, function: Callable[[Tensor], Tensor]) -> Tree:
-    """The same dataclass or tuple with `function` of each tensor in it."""
+    """The same dataclass, dict or tuple with `function` of each tensor in it."""
     if isinstance(tree, Tensor):
         return function(tree)
+    if isinstance(tree, dict):
+        return {key: map_tensors(item, function) for key, item in tree.items()}
     if isinstance(tree, tuple):
         return tuple(map_tensors(item, function) for item in tree)
     if is_dataclass(tree):
