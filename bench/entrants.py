@@ -162,10 +162,14 @@ class Entrants:
 
 
 def prepare_together(entrants: Sequence[Entrants], jobs: int) -> None:
-    """Prepares the contenders of all workloads, so many at a time, before any is timed."""
+    """Prepares the contenders of all workloads, so many at a time, before any is timed.
+
+    The last contenders first, since they compile; or the others would wait for them in the end.
+    """
+    by_contender = list(zip(*[each.jobs() for each in entrants], strict=True))
     pool = ThreadPoolExecutor(jobs)
     try:
-        for done in [pool.submit(job) for each in entrants for job in each.jobs()]:
+        for done in [pool.submit(job) for of_all in reversed(by_contender) for job in of_all]:
             done.result()
     except BaseException:
         for each in entrants:  # or the pool would wait for those that still start

@@ -69,13 +69,13 @@ case "${1:-}" in
   compare-cuda)
     build
     compare 235 sine sine5 sine1k regress200 anil anil1k omnimlp omnimlpbn siren --device cuda \
-      --contenders fastmaml generic plain func graphs jax --jobs 16 --limit 110 \
+      --contenders fastmaml captured generic plain func graphs jax --jobs 12 --limit 110 \
       --seconds 6 --rounds 9 --least 1 --out "$OUT/cuda" || failed=1
     ;;
   tasks-cuda)
     build
     compare 200 sine5 anil --device cuda --tasks 1 10 100 1000 10000 \
-      --contenders fastmaml func graphs jax --jobs 16 --limit 110 \
+      --contenders fastmaml captured func graphs jax --jobs 12 --limit 110 \
       --seconds 3 --rounds 7 --least 1 --no-memory --out "$OUT/tasks" || failed=1
     ;;
   all-tests)
