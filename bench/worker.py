@@ -20,14 +20,14 @@ import torch
 
 from .contenders import BASE, CONTENDERS
 from .memory import PeakMemory
-from .step import Step, Unavailable
+from .step import Gradients, Step, Unavailable
 from .workloads import WARM_UP, named
 
 _WARM_SECONDS = 0.01
 """Of untimed calls before a contender's timed ones."""
 
 _LONG_SECONDS = 3.0
-"""Of a first call; see `Setting.is_hasty`."""
+"""See `Setting.is_hasty`."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Setting:
     tf32: bool = False
     """Whether the products of all but ours may round their factors to TF32 on a GPU."""
     is_hasty: bool = False
-    """Whether one whose first call takes long makes no second before its turn."""
+    """Whether a loop over tasks whose first call takes long makes no second before its turn."""
     base: Path | None = None
     """The folder in which the contender `BASE` finds its fastmaml."""
 
@@ -166,9 +166,10 @@ def _prepare(contender: str, workload: str, setting: Setting) -> tuple[Step, Pre
     start = time.perf_counter()
     gradients = step()
     first = time.perf_counter() - start
-    arrays = {name: _array(gradient) for name, gradient in gradients.items()}
-    if setting.is_hasty and first > _LONG_SECONDS:
-        return step, Prepared(arrays, first, first, None)
+    if entry.settles:  # later calls overwrite them
+        gradients = _arrays(gradients)
+    if setting.is_hasty and entry.is_loop and first > _LONG_SECONDS:
+        return step, Prepared(_arrays(gradients), first, first, None)
     for _ in range(entry.settles):
         step()
     later, peak = None, None
@@ -179,7 +180,7 @@ def _prepare(contender: str, workload: str, setting: Setting) -> tuple[Step, Pre
             peak = memory.peak()
     if later is None:
         later = _seconds(step)
-    return step, Prepared(arrays, first, later, peak)
+    return step, Prepared(_arrays(gradients), first, later, peak)
 
 
 def _synchronised(step: Step, device: torch.device) -> Step:
@@ -209,5 +210,8 @@ def _seconds(step: Step) -> float:
     return time.perf_counter() - start
 
 
-def _array(gradient: object) -> np.ndarray:
-    return np.array(gradient.cpu() if isinstance(gradient, torch.Tensor) else gradient)
+def _arrays(gradients: Gradients) -> dict[str, np.ndarray]:
+    return {
+        name: np.array(gradient.cpu() if isinstance(gradient, torch.Tensor) else gradient)
+        for name, gradient in gradients.items()
+    }
