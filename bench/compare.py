@@ -1,34 +1,29 @@
-"""One workload, all contenders: check each gradient, then time them in turn."""
+"""What a comparison found: of each contender how exact it is and how long it takes, and ratios."""
 
 from __future__ import annotations
 
 import math
 import statistics
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
-import fastmaml as fm
 import numpy as np
-import torch
 
-from .contenders import OURS, plain_loop
-from .step import Unavailable
-from .worker import Setting, Worker
-from .workloads import WORKLOADS, Workload
+from .contenders import OURS
+from .workloads import Workload
 
 TOLERANCE = 1e-5
 """The relative error of a float32 gradient up to which it is right without a further look."""
+
+TF32_TOLERANCE = 1e-2
+"""The same where products may round their factors to TF32."""
 
 FLOAT64_TOLERANCE = 1e-9
 """What it must reach in float64 to be right beyond that."""
 
 NOISY = 0.15
 """A ratio's spread over the rounds from which it is called noisy."""
-
-_LEAST_CALLS = 5
-_MOST_CALLS_A_ROUND = 200
 
 
 class Ratio(NamedTuple):
@@ -65,13 +60,15 @@ class Result:
     """The seconds of every timed call, by round."""
     reason: str | None = None
     """Why it was not timed."""
+    tolerance: float = TOLERANCE
+    """Of the error."""
 
     @property
     def is_right(self) -> bool:
         if self.error is None:
             return False
         if self.float64_error is None:
-            return self.error <= TOLERANCE
+            return self.error <= self.tolerance
         return self.float64_error <= FLOAT64_TOLERANCE
 
     @property
@@ -131,61 +128,6 @@ class Comparison:
         return min(ratios, key=ratios.get, default=None)
 
 
-def compare(
-    workload: str,
-    contenders: Sequence[str],
-    setting: Setting,
-    *,
-    seconds: float,
-    rounds: int,
-    limit: float,
-    say: Callable[[str], None],
-) -> Comparison:
-    """Measure the contenders on a workload.
-
-    Args:
-        workload: its name.
-        contenders: their names.
-        setting: where they run.
-        seconds: what the timed calls of all contenders together may take, about.
-        rounds: how often each has its turn. One whose calls are too slow for its share of the
-            seconds has fewer, but five calls at least.
-        limit: seconds that a contender has to start, compile and compute its first gradients,
-            and again to make its five calls.
-        say: is told what happens now.
-    """
-    start = time.perf_counter()
-    spec = WORKLOADS[workload]
-    say("float64 reference")
-    exact = _exact_gradient(spec)
-    results = {contender: Result() for contender in contenders}
-    workers: dict[str, Worker] = {}
-    first_calls: dict[str, float] = {}
-    try:
-        for contender, result in results.items():
-            say(f"{contender}: first gradient")
-            workers[contender] = worker = Worker(contender, workload, setting)
-            try:
-                prepared = worker.prepare(limit)
-            except Unavailable as reason:
-                result.reason = str(reason)
-                workers.pop(contender).stop()
-                continue
-            result.error = relative_error(prepared.gradients, exact)
-            if result.error > TOLERANCE:
-                say(f"{contender}: float64 gradient")
-                result.float64_error = _float64_error(contender, workload, setting, limit, exact)
-            result.first_seconds = prepared.first_seconds
-            result.peak_bytes = prepared.peak_bytes
-            first_calls[contender] = prepared.seconds
-        _time_in_turn(workers, first_calls, results, seconds, rounds, limit, say)
-    finally:
-        for worker in workers.values():
-            worker.stop()
-    elapsed = time.perf_counter() - start
-    return Comparison(spec, _flop(spec), _bytes(spec), results, elapsed)
-
-
 def relative_error(gradients: Mapping[str, np.ndarray], exact: Mapping[str, np.ndarray]) -> float:
     """The largest difference, over the largest number of the exact gradient.
 
@@ -198,65 +140,3 @@ def relative_error(gradients: Mapping[str, np.ndarray], exact: Mapping[str, np.n
     difference = max(np.abs(gradients[name] - exact[name]).max() for name in exact)
     scale = max(np.abs(gradient).max() for gradient in exact.values())
     return float(difference / scale) if np.isfinite(difference) else math.inf
-
-
-def _float64_error(
-    contender: str, workload: str, setting: Setting, limit: float, exact: Mapping[str, np.ndarray]
-) -> float:
-    """Infinite where there is no such gradient."""
-    setting = replace(setting, dtype=torch.float64, measures_memory=False)
-    worker = Worker(contender, workload, setting)
-    try:
-        return relative_error(worker.prepare(limit).gradients, exact)
-    except Unavailable:
-        return math.inf
-    finally:
-        worker.stop()
-
-
-def _time_in_turn(
-    workers: Mapping[str, Worker],
-    first_calls: Mapping[str, float],
-    results: Mapping[str, Result],
-    seconds: float,
-    rounds: int,
-    limit: float,
-    say: Callable[[str], None],
-) -> None:
-    share = seconds / max(1, len(workers))
-    spent = dict.fromkeys(workers, 0.0)
-    order = list(workers)
-    for turn in range(rounds):
-        # there and back, so that none always comes after the same one, or always later
-        for contender in order if turn % 2 == 0 else reversed(order):
-            worker, result = workers[contender], results[contender]
-            calls = int(share / rounds / (result.median or first_calls[contender]))
-            # one that is fast enough has every round, however long some of them were
-            is_enough = calls == 0 and spent[contender] > share and result.calls >= _LEAST_CALLS
-            is_enough = is_enough or spent[contender] > limit
-            if is_enough or result.reason is not None:
-                continue
-            say(f"{contender}: round {turn + 1} of {rounds}")
-            try:
-                times = worker.time(min(max(1, calls), _MOST_CALLS_A_ROUND))
-            except Unavailable as reason:
-                result.reason = str(reason)
-                continue
-            result.rounds.append(times)
-            spent[contender] += sum(times)
-            time.sleep(0.01)  # until its threads have stopped to wait for more work
-
-
-def _exact_gradient(workload: Workload) -> dict[str, np.ndarray]:
-    gradients = plain_loop(workload, torch.device("cpu"), torch.float64)()
-    return {name: gradient.numpy() for name, gradient in gradients.items()}
-
-
-def _flop(workload: Workload) -> int:
-    maml = fm.MAML(workload.model(), workload.lr, workload.steps, workload.loss)
-    support_x, _, query_x, _ = workload.samples()
-    return sum(maml.plan(support_x, query_x).arithmetic.values())
-
-
-def _bytes(workload: Workload) -> int:
-    return sum(samples.numel() * samples.element_size() for samples in workload.samples())

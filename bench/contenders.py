@@ -22,7 +22,7 @@ from .workloads import Workload
 
 
 def fastmaml(
-    workload: Workload, device: torch.device, dtype: torch.dtype, backend: str = "auto"
+    workload: Workload, device: torch.device, dtype: torch.dtype, backend: str = "native"
 ) -> Step:
     """`fastmaml.MAML`, forward and backward."""
     samples = samples_of(workload, device, dtype)
@@ -41,6 +41,30 @@ def fastmaml(
 def fastmaml_generic(workload: Workload, device: torch.device, dtype: torch.dtype) -> Step:
     """`fastmaml.MAML` as it runs what it cannot trace."""
     return fastmaml(workload, device, dtype, backend="generic")
+
+
+def fastmaml_captured(workload: Workload, device: torch.device, dtype: torch.dtype) -> Step:
+    """`fastmaml.MAML` in a CUDA graph, whose buffers are given the samples before every replay."""
+    if device.type != "cuda":
+        raise Unavailable("CUDA graphs want a GPU")
+    samples = samples_of(workload, device, dtype)
+    buffers = [sample.clone() for sample in samples]
+    model = workload.model(dtype).to(device)
+    maml = fm.MAML(model, workload.lr, workload.steps, workload.loss, backend="native")
+    graph, gradients = torch.cuda.CUDAGraph(), {}
+
+    def step() -> Gradients:
+        if not gradients:
+            maml(*buffers).loss.backward()  # what is prepared is prepared
+            maml.zero_grad()
+            with torch.cuda.graph(graph):
+                maml(*buffers).loss.backward()
+            gradients.update((name, p.grad) for name, p in model.named_parameters())
+        torch._foreach_copy_(buffers, list(samples))
+        graph.replay()
+        return gradients
+
+    return step
 
 
 def plain_loop(workload: Workload, device: torch.device, dtype: torch.dtype) -> Step:
@@ -83,7 +107,9 @@ def torch_func(workload: Workload, device: torch.device, dtype: torch.dtype) -> 
     return step
 
 
-def torch_compile(workload: Workload, device: torch.device, dtype: torch.dtype) -> Step:
+def torch_compile(
+    workload: Workload, device: torch.device, dtype: torch.dtype, mode: str | None = None
+) -> Step:
     """`torch.compile` of the gradient of the loss of `torch_func`, all in one graph."""
     if device.type == "cpu" and not any(map(shutil.which, ("c++", "g++", "clang++"))):
         raise Unavailable("torch.compile needs a C++ compiler, and there is none")
@@ -91,8 +117,21 @@ def torch_compile(workload: Workload, device: torch.device, dtype: torch.dtype) 
     model = workload.model(dtype).to(device)
     parameters = {name: parameter.detach() for name, parameter in model.named_parameters()}
     gradient = grad_and_value(_batched_meta_loss(workload, model))
-    compiled = torch.compile(gradient, fullgraph=True, dynamic=False)
+    compiled = torch.compile(gradient, fullgraph=True, dynamic=False, mode=mode)
     return lambda: compiled(parameters, *samples)[0]
+
+
+def torch_compile_captured(workload: Workload, device: torch.device, dtype: torch.dtype) -> Step:
+    """`torch_compile` that replays CUDA graphs, into which it copies the samples every time."""
+    if device.type != "cuda":
+        raise Unavailable("CUDA graphs want a GPU")
+    step = torch_compile(workload, device, dtype, "reduce-overhead")
+
+    def marked() -> Gradients:
+        torch.compiler.cudagraph_mark_step_begin()  # nobody reads the last call's gradients again
+        return step()
+
+    return marked
 
 
 def jax_jit(workload: Workload, device: torch.device, dtype: torch.dtype) -> Step:
@@ -135,6 +174,12 @@ class Entry(NamedTuple):
     label: str
     """Its name for people."""
     make: Contender
+    is_loop: bool = False
+    """Whether it is a loop over tasks, whose first call is hardly slower than its others."""
+    shows_memory: bool = True
+    """Whether torch counts what it takes of a GPU."""
+    settles: int = 0
+    """Calls after the first that record what later ones replay."""
 
 
 BASE = "base"
@@ -143,16 +188,23 @@ BASE = "base"
 CONTENDERS: dict[str, Entry] = {
     "fastmaml": Entry("fastmaml", fastmaml),
     BASE: Entry("fastmaml at the base", fastmaml),
+    "captured": Entry("fastmaml, CUDA graph", fastmaml_captured, shows_memory=False, settles=1),
     "generic": Entry("fastmaml, generic", fastmaml_generic),
-    "plain": Entry("plain loop", plain_loop),
-    "learn2learn": Entry("learn2learn", peers.learn2learn),
-    "higher": Entry("higher", peers.higher),
-    "torchopt": Entry("TorchOpt", peers.torchopt),
+    "plain": Entry("plain loop", plain_loop, is_loop=True),
+    "learn2learn": Entry("learn2learn", peers.learn2learn, is_loop=True),
+    "higher": Entry("higher", peers.higher, is_loop=True),
+    "torchopt": Entry("TorchOpt", peers.torchopt, is_loop=True),
     "func": Entry("torch.func", torch_func),
     "compile": Entry("torch.compile", torch_compile),
-    "jax": Entry("JAX jit", jax_jit),
+    "graphs": Entry(
+        "torch.compile, CUDA graphs", torch_compile_captured, shows_memory=False, settles=3
+    ),
+    "jax": Entry("JAX jit", jax_jit, shows_memory=False),
 }
 """By the name for the command line."""
 
-OURS = ("fastmaml", BASE, "generic")
+CUDA_ONLY = ("captured", "graphs")
+"""Those that want a GPU."""
+
+OURS = ("fastmaml", BASE, "captured", "generic")
 """Those that are no others."""

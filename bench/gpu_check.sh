@@ -1,57 +1,90 @@
 #!/usr/bin/env bash
-# What to run on a machine with an NVIDIA GPU, in parts of less than nine minutes each:
+# What to run on a machine with an NVIDIA GPU, in parts of less than four minutes each on 16 cores:
 #
-#   bench/gpu_check.sh build-test     build and install with nvcc in reach, all tests, sanitizers
-#   bench/gpu_check.sh compare        the comparison on this machine's processor
+#   bench/gpu_check.sh build-test     build, the tests on CUDA tensors, memcheck and racecheck
 #   bench/gpu_check.sh compare-cuda   the comparison on its GPU
+#   bench/gpu_check.sh tasks-cuda     the same for more and more tasks
+#   bench/gpu_check.sh all-tests      build, and all other tests
 #
 # Needs python3 with torch for CUDA and what pyproject.toml names for building and testing, nvcc
 # and compute-sanitizer; no network: contenders that are not there are named in the results with the
-# reason. Logs and results are left in $OUT.
+# reason. Logs and results are left in $OUT, also of a part that is ended early.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 OUT=${OUT:-build/gpu_check}
 PYTHON=${PYTHON:-python3}
 mkdir -p "$OUT"
+export PYTHONUNBUFFERED=1
 
+# Again in seconds where nothing has changed, since the build's folder stays.
 build() {
-  nvidia-smi
-  nvcc --version
-  "$PYTHON" -c 'import torch; print("torch", torch.__version__, "CUDA", torch.version.cuda)'
-  "$PYTHON" -m pip install --no-build-isolation --no-deps .
-  "$PYTHON" -c 'import fastmaml; print("fastmaml", fastmaml.__version__, fastmaml.__file__)'
+  local log="$OUT/build.log" start=$SECONDS
+  {
+    nvidia-smi && nvcc --version &&
+      "$PYTHON" -m pip install --no-build-isolation --no-deps -v -C build-dir=build/gpu . &&
+      (cd / && "$PYTHON" -c 'from fastmaml.cli import main; main(["info"])')
+  } >"$log" 2>&1 || {
+    tail -60 "$log"
+    return 1
+  }
+  tail -15 "$log"
+  echo "built in $((SECONDS - start)) s"
 }
 
-# Tests that need CUDA tensors (the reference executor on them) run here, and are skipped elsewhere.
-run_tests() { timeout 400 "$PYTHON" -m pytest -q -rs 2>&1 | tee "$OUT/tests.log"; }
+# pytest on tests, in several processes where pytest-xdist is there: `run_tests LOG SECONDS TEST...`
+run_tests() {
+  local log="$OUT/$1" seconds=$2 workers=()
+  shift 2
+  if "$PYTHON" -c 'import xdist' 2>/dev/null; then workers=(-n 6); fi
+  timeout --signal=INT --kill-after=10 "$seconds" \
+    "$PYTHON" -m pytest -q -rs --durations=10 "${workers[@]}" "$@" 2>&1 | tee "$log" | tail -60
+}
 
-# Here compute-sanitizer --tool memcheck, and racecheck, over a driver of the CUDA kernels.
-run_sanitizers() {
-  echo "sanitizers: this version has no CUDA kernels, so there is nothing for memcheck and" \
-    "racecheck to check" | tee "$OUT/sanitizers.log"
+# Small programs with every op and loss, in the native executor. Without the caching allocator
+# every tensor is an allocation of its own, and a look beyond its end is seen.
+run_sanitizer() {
+  echo "== compute-sanitizer --tool $1"
+  PYTORCH_NO_CUDA_MEMORY_CACHING=1 timeout --signal=INT --kill-after=10 "$2" \
+    compute-sanitizer --tool "$1" --target-processes all --print-limit 20 --error-exitcode 9 \
+    "$PYTHON" -m pytest -q -x -p no:cacheprovider tests/test_cuda_algorithms.py \
+    -k "native and (test_ops or test_losses)" 2>&1 | tee -a "$OUT/sanitizers.log" | tail -20
 }
 
 # Results are written after each workload, so those that were done in time are there.
-compare() { timeout --signal=INT 420 "$PYTHON" -m bench "$@" 2>&1 | tee "$OUT/compare.log"; }
+compare() {
+  timeout --signal=INT --kill-after=10 "$1" \
+    "$PYTHON" -m bench "${@:2}" 2>&1 | tee "$OUT/compare.log" | tail -150
+}
 
+failed=0
 case "${1:-}" in
   build-test)
-    build 2>&1 | tee "$OUT/build.log"
-    run_sanitizers
-    run_tests
-    ;;
-  compare)
-    build 2>&1 | tee "$OUT/build.log"
-    compare --seconds 8 --limit 60 --out "$OUT/cpu"
+    build
+    run_tests tests.log 110 tests/test_cuda_*.py || failed=1
+    : >"$OUT/sanitizers.log"
+    run_sanitizer memcheck 45 || failed=1
+    run_sanitizer racecheck 45 || failed=1
     ;;
   compare-cuda)
-    build 2>&1 | tee "$OUT/build.log"
-    compare sine sine5 regress200 anil omnimlp omnimlpbn siren \
-      --device cuda --seconds 8 --limit 60 --out "$OUT/cuda"
+    build
+    compare 235 sine sine5 sine1k regress200 anil anil1k omnimlp omnimlpbn siren --device cuda \
+      --contenders fastmaml captured generic plain func graphs jax --jobs 12 --limit 110 \
+      --seconds 6 --rounds 9 --least 1 --out "$OUT/cuda" || failed=1
+    ;;
+  tasks-cuda)
+    build
+    compare 200 sine5 anil --device cuda --tasks 1 10 100 1000 10000 \
+      --contenders fastmaml captured func graphs jax --jobs 12 --limit 110 \
+      --seconds 3 --rounds 7 --least 1 --no-memory --out "$OUT/tasks" || failed=1
+    ;;
+  all-tests)
+    build
+    run_tests tests.log 220 || failed=1
     ;;
   *)
-    sed -n '2,10s/^# \{0,1\}//p' "$0"
+    sed -n '2,12s/^# \{0,1\}//p' "$0"
     exit 2
     ;;
 esac
+exit "$failed"

@@ -19,8 +19,10 @@ Parameters = dict[str, Any]
 
 
 def meta_gradient(workload: Workload, device: str, dtype: torch.dtype) -> Step:
-    """A step of the workload on "cpu" or "cuda", in IEEE arithmetic (a GPU's default is less)."""
-    jax.config.update("jax_default_matmul_precision", "highest")
+    """A step of the workload on "cpu" or "cuda", in arithmetic as exact as torch's is set to (a
+    GPU's default is less)."""
+    is_ieee = torch.get_float32_matmul_precision() == "highest"
+    jax.config.update("jax_default_matmul_precision", "highest" if is_ieee else "tensorfloat32")
     jax.config.update("jax_enable_x64", dtype == torch.float64)
     try:
         place = jax.devices(device)[0]

@@ -7,9 +7,10 @@ import importlib.metadata
 import os
 import platform
 import shutil
+import statistics
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -24,23 +25,30 @@ from .peers import LEARN2LEARN
 _HERE = Path(__file__).parent
 
 
-def describe(device: str, cores: tuple[int, ...], base: str | None = None) -> dict[str, Any]:
+def describe(
+    device: str, cores: tuple[int, ...], base: str | None = None, tf32: bool = False
+) -> dict[str, Any]:
     """The machine, the commit and the versions that figures belong to.
 
     Args:
         device: "cpu" or "cuda".
         cores: those that are used.
         base: the revision that is compared with this one.
+        tf32: whether the others may round factors to TF32.
     """
     load = os.getloadavg()[0]  # before what is measured here adds to it
-    peak = fma_peak(cores) if device == "cpu" else None
-    bandwidth = memory_bandwidth(cores) if device == "cpu" else None
+    if device == "cuda":
+        peak, bandwidth, cache = gpu_peak(), gpu_bandwidth(), gpu_cache()
+    else:
+        peak, bandwidth = fma_peak(cores), memory_bandwidth(cores)
+        cache = _last_level_cache()
     return {
         "machine": platform.node(),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "cpu": _cpu_model(),
         "gpu": torch.cuda.get_device_name() if device == "cuda" else None,
         "device": device,
+        "tf32": tf32,
         "threads": len(cores),
         "cores of the machine": os.cpu_count(),
         "load before": round(load, 2),
@@ -50,7 +58,7 @@ def describe(device: str, cores: tuple[int, ...], base: str | None = None) -> di
         "instruction set": None if native.unavailable() else extension.isa(),
         "fp32 peak, GFLOP/s": None if peak is None else round(peak / 1e9, 1),
         "memory bandwidth, GB/s": None if bandwidth is None else round(bandwidth / 1e9, 1),
-        "last-level cache, MiB": _last_level_cache() >> 20,
+        "last-level cache, MiB": cache >> 20,
         "versions": {
             "python": platform.python_version(),
             "fastmaml": fm.__version__,
@@ -85,6 +93,42 @@ def memory_bandwidth(cores: tuple[int, ...]) -> float | None:
             return None
         done = subprocess.run([program, *map(str, cores)], capture_output=True, text=True)
         return None if done.returncode else float(done.stdout)
+
+
+def gpu_peak(size: int = 8192) -> float:
+    """FLOP/s of a large product in IEEE float32: what fused multiply-adds reach, without TF32."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    factor = torch.randn(size, size, device="cuda")
+    try:
+        return 2 * size**3 / _gpu_seconds(lambda: factor @ factor)
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def gpu_bandwidth(size: int = 2**30) -> float:
+    """Bytes a second of a large copy, those that are read and those that are written."""
+    source = torch.zeros(size, dtype=torch.uint8, device="cuda")
+    target = torch.empty_like(source)
+    return 2 * size / _gpu_seconds(lambda: target.copy_(source))
+
+
+def gpu_cache() -> int:
+    """Bytes of the GPU's own cache."""
+    return torch.cuda.get_device_properties().L2_cache_size
+
+
+def _gpu_seconds(work: Callable[[], object], calls: int = 5) -> float:
+    """The median of a few calls, by the GPU's own clock, after two for warming up."""
+    seconds = []
+    for _ in range(2 + calls):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        work()
+        end.record()
+        end.synchronize()
+        seconds.append(1e-3 * start.elapsed_time(end))
+    return statistics.median(seconds[2:])
 
 
 @contextlib.contextmanager

@@ -55,15 +55,53 @@ def draw(comparisons: Sequence[Comparison], machine: dict[str, Any], path: Path)
     first.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     first.set_yticks(range(len(others)), [report.label(name, machine) for name in others])
     first.invert_yaxis()
-    where = machine["gpu"] or f"{machine['threads']} threads of {machine['cpu']}"
     figure.supxlabel(
         "time of a meta-gradient, times fastmaml's (the line, and above each panel); whiskers: "
-        "quartiles of the rounds\n"
-        f"{where}, torch {machine['versions']['torch']}, commit {machine['commit']}",
+        f"quartiles of the rounds\n{_where(machine)}",
         fontsize=8,
     )
     figure.savefig(path, dpi=150)
     plt.close(figure)
+
+
+def draw_tasks(comparisons: Sequence[Comparison], machine: dict[str, Any], path: Path) -> None:
+    """A PNG of lines: the time of a meta-gradient over the number of tasks.
+
+    A panel for what the comparisons have in common but for that number, a line a contender.
+    """
+    kinds = list(dict.fromkeys(each.workload.name.partition(":")[0] for each in comparisons))
+    figure, panels = plt.subplots(
+        1, len(kinds), figsize=(0.8 + 4.2 * len(kinds), 3.8), squeeze=False, layout="constrained"
+    )
+    for panel, kind in zip(panels.flat, kinds, strict=True):
+        of_kind = [each for each in comparisons if each.workload.name.partition(":")[0] == kind]
+        for name in CONTENDERS:
+            points = [
+                (each.workload.tasks, 1e3 * result.median)
+                for each in of_kind
+                if (result := each.results.get(name)) and result.is_right and result.median
+            ]
+            if points:
+                colour = f"C{list(CONTENDERS).index(name)}"
+                panel.plot(*zip(*points, strict=True), "o-", color=colour, markersize=3,
+                           linewidth=1.2, label=report.label(name, machine))  # fmt: skip
+        panel.set_title(kind, fontsize=9, loc="left")
+        panel.set_xscale("log")
+        panel.set_yscale("log")
+        panel.set_xlabel("tasks", fontsize=8)
+        panel.grid(linewidth=0.3)
+        panel.tick_params(labelsize=8)
+        panel.spines[["top", "right"]].set_visible(False)
+    panels[0, 0].set_ylabel("ms a meta-gradient", fontsize=8)
+    panels[0, 0].legend(fontsize=7, frameon=False)
+    figure.supxlabel(_where(machine), fontsize=8)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def _where(machine: dict[str, Any]) -> str:
+    where = machine["gpu"] or f"{machine['threads']} threads of {machine['cpu']}"
+    return f"{where}, torch {machine['versions']['torch']}, commit {machine['commit']}"
 
 
 def _draw_panel(axes: Axes, comparison: Comparison, others: Sequence[str]) -> None:

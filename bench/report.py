@@ -8,7 +8,7 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from .compare import FLOAT64_TOLERANCE, NOISY, TOLERANCE, Comparison
+from .compare import FLOAT64_TOLERANCE, NOISY, TF32_TOLERANCE, TOLERANCE, Comparison
 from .contenders import BASE, CONTENDERS
 from .memory import WHAT
 from .workloads import NOT_YET
@@ -18,33 +18,46 @@ HEADINGS = ("", "a call", "x ours", "quartiles", "error", "float64", "first", "M
 
 def notes(machine: dict[str, Any]) -> list[str]:
     """How to read the figures."""
+    is_gpu, is_tf32 = machine["device"] == "cuda", bool(machine.get("tf32"))
+    arithmetic = "float32, in TF32 where it is not ours" if is_tf32 else "IEEE float32"
+    until = ", until the GPU has done it" if is_gpu else ""
+    tolerance = TF32_TOLERANCE if is_tf32 else TOLERANCE
     lines = [
         f"{machine['threads']} threads for every contender, torch's and JAX's pools alike, "
-        "IEEE float32. The plain loop is PyTorch's, with create_graph=True and a backward a task; "
+        f"{arithmetic}. The plain loop is PyTorch's, with create_graph=True and a backward a task; "
         "so are the loops of learn2learn, higher and TorchOpt, as in their examples of MAML. "
         "torch.func, torch.compile of it and JAX differentiate the mean over vmap(grad).",
-        "A call is one meta-gradient. The contenders have their turns in rounds, there and back; "
-        "a call's time is the median of the rounds' medians. The first call traces or compiles, "
-        "and is not among them.",
+        f"A call is one meta-gradient{until}. The contenders have their turns in rounds, there and "
+        "back; a call's time is the median of the rounds' medians. The first call traces or "
+        "compiles, and is not among them.",
         "x ours: how many times as long as fastmaml's, in the same round; the median of the "
         f"rounds, and their quartiles. Quartiles that are more than {NOISY:.0%} of the median "
         "apart are called noisy: there the next run may say something else.",
         "Error: the largest difference of a gradient to the float64 plain loop's, over its largest "
-        f"number. Above {TOLERANCE:g} the contender was run in float64 too: what is right there "
+        f"number. Above {tolerance:g} the contender was run in float64 too: what is right there "
         f"(within {FLOAT64_TOLERANCE:g}) differs by float32's roundings; the others are WRONG, and "
         "have no ratio.",
-        f"MiB: {WHAT[machine['device']]}. Of JAX on a GPU it is not measured.",
+        f"MiB: {WHAT[machine['device']]}. Of JAX and of CUDA graphs it is not measured there.",
     ]
     if machine["fp32 peak, GFLOP/s"]:
+        reached = (
+            "GFLOP/s of a product of large fp32 matrices, without TF32."
+            if is_gpu
+            else "GFLOP/s of fp32 multiply-adds in registers that the cores reach together."
+        )
         lines.append(
             "Share of peak: the arithmetic of the matrix products of a call, over its time, over "
-            f"the {machine['fp32 peak, GFLOP/s']} GFLOP/s of fp32 multiply-adds in registers that "
-            "the cores reach together."
+            f"the {machine['fp32 peak, GFLOP/s']} {reached}"
         )
     if machine["memory bandwidth, GB/s"]:
+        rate = f"{machine['memory bandwidth, GB/s']} GB/s"
+        moved = (
+            f"A large copy moves {rate}, reads and writes together."
+            if is_gpu
+            else f"The cores together move {rate} in a triad, as STREAM counts."
+        )
         lines.append(
-            f"The cores together move {machine['memory bandwidth, GB/s']} GB/s in a triad, as "
-            "STREAM counts. Where the samples are twice what the last-level cache holds "
+            f"{moved} Where the samples are twice what the last-level cache holds "
             f"({machine['last-level cache, MiB']} MiB) or more, each call must read them from "
             "memory at least once, and its share of bandwidth is their bytes alone, over its time, "
             "over that."
@@ -196,6 +209,7 @@ def as_json(comparisons: Sequence[Comparison], machine: dict[str, Any]) -> dict[
         "workloads": {
             comparison.workload.name: {
                 "what": comparison.workload.what,
+                "tasks": comparison.workload.tasks,
                 "flop": comparison.flop,
                 "share of peak": share_of_peak(comparison, machine),
                 "sample bytes": comparison.bytes,

@@ -20,11 +20,14 @@ import torch
 
 from .contenders import BASE, CONTENDERS
 from .memory import PeakMemory
-from .step import Step, Unavailable
-from .workloads import WARM_UP, WORKLOADS
+from .step import Gradients, Step, Unavailable
+from .workloads import WARM_UP, named
 
 _WARM_SECONDS = 0.01
 """Of untimed calls before a contender's timed ones."""
+
+_LONG_SECONDS = 3.0
+"""See `Setting.is_hasty`."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,10 @@ class Setting:
     """The cores of this machine to run on: one thread each, of torch, of ours and of JAX."""
     dtype: torch.dtype = torch.float32
     measures_memory: bool = True
+    tf32: bool = False
+    """Whether the products of all but ours may round their factors to TF32 on a GPU."""
+    is_hasty: bool = False
+    """Whether a loop over tasks whose first call takes long makes no second before its turn."""
     base: Path | None = None
     """The folder in which the contender `BASE` finds its fastmaml."""
 
@@ -80,10 +87,16 @@ class Worker:
             raise Unavailable(answer)
         return answer
 
-    def time(self, calls: int) -> list[float]:
-        """The seconds of each of so many calls."""
+    def time(self, calls: int, limit: float = 3600.0) -> list[float]:
+        """The seconds of each of so many calls; waits `limit` seconds at most.
+
+        Raises:
+            Unavailable: there is no answer, with the reason.
+        """
         with contextlib.suppress(BrokenPipeError):  # the answer says why
             self._connection.send(calls)
+        if not self._connection.poll(limit):
+            raise Unavailable(f"no answer within {limit:.0f} s, after its first gradient")
         return self._answer()
 
     def stop(self) -> None:
@@ -119,8 +132,8 @@ def _serve(connection: Connection, contender: str, workload: str, setting: Setti
     os.setsid()
     os.sched_setaffinity(0, setting.cores)
     torch.set_num_threads(len(setting.cores))
-    torch.set_float32_matmul_precision("highest")
-    torch.backends.cudnn.allow_tf32 = False
+    torch.set_float32_matmul_precision("high" if setting.tf32 else "highest")
+    torch.backends.cudnn.allow_tf32 = setting.tf32
     try:
         step, prepared = _prepare(contender, workload, setting)
     except Unavailable as reason:
@@ -143,16 +156,22 @@ def _prepare(contender: str, workload: str, setting: Setting) -> tuple[Step, Pre
     if contender == BASE and setting.base not in Path(fm.__file__).parents:
         raise Unavailable(f"there is no fastmaml in {setting.base}")
     device = torch.device(setting.device)
-    make = CONTENDERS[contender].make
-    # torch does not know what JAX takes of a GPU
-    measures_memory = setting.measures_memory and (contender, device.type) != ("jax", "cuda")
+    entry = CONTENDERS[contender]
+    # torch does not know what JAX, or a captured graph, takes of a GPU
+    measures_memory = setting.measures_memory and (device.type == "cpu" or entry.shows_memory)
     if setting.measures_memory:
-        _synchronised(make(WARM_UP, device, setting.dtype), device)()  # loads what is loaded lazily
-    step = _synchronised(make(WORKLOADS[workload], device, setting.dtype), device)
+        _synchronised(entry.make(WARM_UP, device, setting.dtype), device)()  # what is loaded lazily
+    step = _synchronised(entry.make(named(workload), device, setting.dtype), device)
     memory = PeakMemory(device) if measures_memory else None
     start = time.perf_counter()
     gradients = step()
     first = time.perf_counter() - start
+    if entry.settles:  # later calls overwrite them
+        gradients = _arrays(gradients)
+    if setting.is_hasty and entry.is_loop and first > _LONG_SECONDS:
+        return step, Prepared(_arrays(gradients), first, first, None)
+    for _ in range(entry.settles):
+        step()
     later, peak = None, None
     if memory is not None:
         with contextlib.suppress(OSError):
@@ -161,12 +180,12 @@ def _prepare(contender: str, workload: str, setting: Setting) -> tuple[Step, Pre
             peak = memory.peak()
     if later is None:
         later = _seconds(step)
-    arrays = {name: _array(gradient) for name, gradient in gradients.items()}
-    return step, Prepared(arrays, first, later, peak)
+    return step, Prepared(_arrays(gradients), first, later, peak)
 
 
 def _synchronised(step: Step, device: torch.device) -> Step:
-    if device.type != "cuda":
+    # JAX waits for itself, and torch need not enter its process's GPU
+    if device.type != "cuda" or not torch.cuda.is_initialized():
         return step
 
     def synchronised() -> dict:
@@ -191,5 +210,8 @@ def _seconds(step: Step) -> float:
     return time.perf_counter() - start
 
 
-def _array(gradient: object) -> np.ndarray:
-    return np.array(gradient.cpu() if isinstance(gradient, torch.Tensor) else gradient)
+def _arrays(gradients: Gradients) -> dict[str, np.ndarray]:
+    return {
+        name: np.array(gradient.cpu() if isinstance(gradient, torch.Tensor) else gradient)
+        for name, gradient in gradients.items()
+    }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from fastmaml.nn import Sin
@@ -170,6 +170,20 @@ WORKLOADS: dict[str, Workload] = {
         ),
     )
 }
+
+
+def named(name: str) -> Workload:
+    """A workload by its name, with another number of tasks where that says so: "sine5:100".
+
+    Raises:
+        KeyError: there is no such workload.
+    """
+    base, _, tasks = name.partition(":")
+    workload = WORKLOADS[base]
+    if not tasks:
+        return workload
+    return replace(workload, name=name, what=f"{base} with {tasks} tasks", tasks=int(tasks))
+
 
 NOT_YET: dict[str, str] = {
     "omniconv": "Conv4, 64 filters: there is no convolution yet",

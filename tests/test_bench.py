@@ -13,10 +13,11 @@ import torch
 from bench import forms
 from bench.compare import Comparison, Result, relative_error
 from bench.contenders import BASE, fastmaml, plain_loop, torch_func
+from bench.entrants import Entrants, exact_gradient, prepare_together
 from bench.memory import PeakMemory
 from bench.step import Unavailable
 from bench.worker import Setting, Worker
-from bench.workloads import WORKLOADS
+from bench.workloads import WORKLOADS, named
 
 CPU = torch.device("cpu")
 
@@ -152,6 +153,44 @@ def test_worker_that_takes_too_long_is_given_up():
             worker.prepare(limit=0.01)
     finally:
         worker.stop()
+
+
+def test_worker_that_does_not_answer_is_given_up():
+    worker = Worker("fastmaml", "sine", Setting("cpu", (min(os.sched_getaffinity(0)),)))
+    try:
+        worker.prepare(limit=120)
+        with pytest.raises(Unavailable, match="no answer within 0 s"):
+            worker.time(100_000, limit=0.01)
+    finally:
+        worker.stop()
+
+
+def test_contenders_of_several_workloads_are_prepared_together():
+    setting = Setting("cpu", (min(os.sched_getaffinity(0)),), is_hasty=True)
+    said: list[str] = []
+    entrants = [
+        Entrants(f"sine:{tasks}", ["fastmaml", "func", "captured"], setting, 120, said.append)
+        for tasks in (2, 3)
+    ]
+    try:
+        prepare_together(entrants, jobs=3)
+        assert sum("first gradient" in what for what in said) == 6
+        compared = [each.compare(seconds=0.1, rounds=2, least=1) for each in entrants]
+    finally:
+        for each in entrants:
+            each.stop()
+    assert sum("first gradient" in what for what in said) == 6
+    for tasks, comparison in zip((2, 3), compared, strict=True):
+        assert comparison.workload.tasks == tasks
+        assert comparison.ratio("func").median > 0
+        assert comparison.results["captured"].reason == "CUDA graphs want a GPU"
+
+
+def test_the_exact_gradient_of_very_many_tasks_is_the_plain_loops(monkeypatch):
+    workload = named("anil:3")
+    exact = exact_gradient(workload)
+    monkeypatch.setattr("bench.entrants._MANY_TASKS", 2)
+    assert relative_error(exact_gradient(workload), exact) < 1e-12
 
 
 def test_the_sweep_of_forms(tmp_path):

@@ -15,8 +15,9 @@ import pytest
 import torch
 
 from bench import base, peers
-from bench.compare import compare, relative_error
+from bench.compare import relative_error
 from bench.contenders import BASE, plain_loop
+from bench.entrants import Entrants
 from bench.step import Contender, Unavailable
 from bench.worker import Setting, Worker
 from bench.workloads import WARM_UP, WORKLOADS
@@ -99,9 +100,8 @@ def test_the_base_is_another_fastmaml(tmp_path: Path):
     shutil.copytree(Path(fm.__file__).parent, tmp_path / "fastmaml")
     setting = Setting("cpu", CORES, measures_memory=False, base=tmp_path)
     said: list[str] = []
-    compared = compare(
-        "sine", ["fastmaml", BASE], setting, seconds=0.1, rounds=3, limit=120, say=said.append
-    )
+    entrants = Entrants("sine", ["fastmaml", BASE], setting, limit=120, say=said.append)
+    compared = entrants.compare(seconds=0.1, rounds=3, least=5)
     assert [result.reason for result in compared.results.values()] == [None, None]
     assert compared.results[BASE].is_right
     assert len(compared.results[BASE].rounds) == 3

@@ -12,8 +12,8 @@ from PIL import Image
 from bench import machine, picture, readme, report
 from bench.__main__ import main
 from bench.compare import Comparison, Result
-from bench.contenders import BASE, CONTENDERS
-from bench.workloads import WORKLOADS
+from bench.contenders import BASE, CONTENDERS, CUDA_ONLY
+from bench.workloads import WORKLOADS, named
 
 MIB = 1 << 20
 
@@ -27,7 +27,7 @@ def described() -> dict:
     """A machine, of the keys of `machine.describe`."""
     return {
         "machine": "here", "date": "2026-01-01", "cpu": "a processor", "gpu": None, "device": "cpu",
-        "threads": 2, "load before": 0.1, "commit": "abcdef0", "base": "0fedcba",
+        "tf32": False, "threads": 2, "load before": 0.1, "commit": "abcdef0", "base": "0fedcba",
         "instruction set": "avx2",
         "fp32 peak, GFLOP/s": 100.0, "memory bandwidth, GB/s": 10.0, "last-level cache, MiB": 32,
         "versions": {"torch": "2.13.0", "jax": None},
@@ -38,7 +38,7 @@ def described() -> dict:
 def comparisons() -> list[Comparison]:
     """Everyone on one workload: one is wrong, one is absent, and one is noisy. The next after
     ours is ours too, so it is not the best of the others."""
-    results = {name: a_result(2.0) for name in CONTENDERS}
+    results = {name: a_result(2.0) for name in CONTENDERS if name not in CUDA_ONLY}
     results["fastmaml"] = a_result(1.0)
     results["generic"] = a_result(1.25)
     results["func"] = a_result(1.5, 1e-3, 1e-3)
@@ -95,6 +95,27 @@ def test_the_picture_has_a_panel_a_workload(comparisons, described, tmp_path, co
         assert len(image.convert("RGB").getcolors(1 << 16)) > 10
 
 
+def test_the_picture_of_tasks_has_a_line_a_contender(comparisons, described, tmp_path):
+    of_tasks = [
+        Comparison(named(f"{name}:{tasks}"), 1, 1, comparisons[0].results)
+        for name in ("sine5", "anil")
+        for tasks in (1, 10, 100)
+    ]
+    picture.draw_tasks(of_tasks, described, tmp_path / "tasks.png")
+    with Image.open(tmp_path / "tasks.png") as image:
+        assert image.size[0] > 1.5 * image.size[1]
+        assert len(image.convert("RGB").getcolors(1 << 16)) > 10
+
+
+def test_notes_say_what_a_gpu_was_told(described):
+    described |= {"device": "cuda", "gpu": "a GPU", "tf32": True}
+    text = " ".join(report.notes(described))
+    assert "in TF32 where it is not ours" in text
+    assert "until the GPU has done it" in text
+    assert "Above 0.01 the contender" in text
+    assert "100.0 GFLOP/s of a product of large fp32 matrices" in text
+
+
 def test_a_picture_of_ours_alone(comparisons, described, tmp_path):
     comparisons[0].results = {"fastmaml": comparisons[0].results["fastmaml"]}
     picture.draw(comparisons, described, tmp_path / "speed.png")
@@ -140,6 +161,7 @@ def test_a_readme_without_a_table_is_refused():
         (("nonsense",), "nonsense: there is no such workload"),
         (("omniconv",), "there is no convolution yet"),
         (("--threads", "0", "sine"), "--threads must be 1 to"),
+        (("--tasks", "10", "0"), "--tasks must be positive, got 0"),
         (("--contenders", "nobody"), "invalid choice: 'nobody'"),
         (("--readme", "--out", "/tmp/elsewhere"), "--out must be in"),
     ],

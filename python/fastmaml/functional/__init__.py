@@ -25,7 +25,11 @@ derivatives raise `DerivativeOrderError`, in torch.autograd as in torch.func.
 Modes. BatchNorm takes the statistics of each task's batch, in training and in evaluation, and its
 buffers are left alone. Dropout acts where its module is in training, with masks that differ
 between tasks and between passes. Under autocast all runs in float32, with a warning. Under
-torch.compile the functions break the graph and run as they are.
+torch.compile the functions break the graph and run as they are. A CUDA graph that is captured
+replays the masks of its capture.
+
+Errors. What shapes and types do not tell, a class that does not exist or a rate that is NaN, is
+looked for on the CPU alone: on a GPU a look would wait for the device.
 """
 
 from .autograd import DerivativeOrderError

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ...program import Cotangents, InnerLoop, Inputs, Samples, StatelessModule
-from .gears import CONSTANT, MOVING, RESTING, Arguments, Axes
+from .gears import CONSTANT, MOVING, RESTING, Arguments, Axes, packed
 from .objective import Pass, Tensors
 from .overrides import Concern
 
@@ -88,7 +88,7 @@ class Chunk:
         phi = {}
         for slot, key in self.parameters(adapted=True):
             parameter = self._parameter(slot)
-            phi[key] = parameter if self.is_own(slot) else self.for_each(parameter)
+            phi[key] = parameter if self.is_own(slot) else self.for_each(packed(parameter))
         return phi
 
     def for_each(self, tensor: Tensor) -> Tensor:
