@@ -97,11 +97,12 @@ void time_calls(const Workload& w, int calls) {
   std::sort(times.begin(), times.end());
   problem.run(4);
   std::printf(
-      "%-11s shortest %8.1f us   median %8.1f us   error %.1e   %d threads, %lld blocks, %d "
+      "%-11s shortest %8.1f us   median %8.1f us   error %.1e   %d threads, %d blocks a task, %lld "
+      "tasks at a time, %d "
       "together, %.0f KiB shared and %.0f KiB global a task\n",
       w.name, times.front(), times[times.size() / 2], error(problem, tensors), plan.lanes(),
-      static_cast<long long>(plan.blocks), plan.blocks_together, plan.fast_size * 4 / 1024.0,
-      plan.slow_size * 4 / 1024.0);
+      plan.blocks_a_task(), static_cast<long long>(plan.teams), plan.blocks_together,
+      plan.fast_size * 4 / 1024.0, plan.slow_size * 4 / 1024.0);
   check(cudaEventDestroy(begin));
   check(cudaEventDestroy(end));
   check(cudaStreamDestroy(stream));

@@ -40,7 +40,8 @@ PYBIND11_MODULE(_native_cuda, m) {
       .def_readonly("slow_size", &LaunchPlan::slow_size)
       .def_readonly("shared_bytes", &LaunchPlan::shared_bytes)
       .def_readonly("blocks_together", &LaunchPlan::blocks_together)
-      .def_readonly("blocks", &LaunchPlan::blocks)
+      .def_property_readonly("blocks_a_task", &LaunchPlan::blocks_a_task)
+      .def_readonly("teams", &LaunchPlan::teams)
       .def_readonly("chunks", &LaunchPlan::chunks)
       .def_readonly("workspace", &LaunchPlan::workspace);
 

@@ -1,7 +1,9 @@
 #include "executor.h"
 
 #include <algorithm>
+#include <bit>
 #include <cstdlib>
+#include <optional>
 #include <stdexcept>
 
 #include "kernels.cuh"
@@ -41,16 +43,21 @@ int attribute(cudaDeviceAttr which, int device) {
   return value;
 }
 
-// For trying out what the plan decides; 0: not set.
-int64_t from_environment(const char* name) {
+// For trying out what the plan decides.
+std::optional<int64_t> from_environment(const char* name) {
   const char* value = std::getenv(name);
-  return value ? std::atoll(value) : 0;
+  return value ? std::optional<int64_t>(std::atoll(value)) : std::nullopt;
 }
+
+int log_of(int64_t power_of_two) { return std::countr_zero(static_cast<uint64_t>(power_of_two)); }
 
 // Chunks of tasks, each with gradients of its own, that are then added up. The number depends on
 // the call alone, not on the device, so that the order of summation does too.
 constexpr int64_t most_chunks = 1024, least_of_most_chunks = 128;
 constexpr int64_t most_sums = int64_t{256} << 20;  // bytes
+
+// Blocks of a cluster: more than 8 are not portable, but what Hopper allows.
+constexpr int most_log_blocks = 4;
 
 template <class Real>
 int64_t chunks_of(const Call<Real>& call) {
@@ -59,19 +66,34 @@ int64_t chunks_of(const Call<Real>& call) {
   return std::min(call.tasks, most);
 }
 
-// As many lanes as the widest op can feed; many would wait for each other in a small program.
+// Elements that the widest op computes.
 template <class Real>
-int log_lanes_for(const Call<Real>& call) {
-  if (const int64_t forced = from_environment("FASTMAML_LOG_LANES")) {
-    return static_cast<int>(forced);
-  }
+int64_t widest_op(const Call<Real>& call) {
   const int64_t samples = std::max(call.support.count, call.query.x ? call.query.count : 0);
   int64_t widest = 0;
   for (int32_t i = 0; i < call.program.op_count; ++i) {
     const Op& op = call.program.ops[i];
     widest = std::max(widest, op.rows * op.out * samples);
   }
+  return widest;
+}
+
+// As many lanes as the widest op can feed; many would wait for each other in a small program.
+int log_lanes_for(int64_t widest) {
+  if (const auto forced = from_environment("FASTMAML_LANES")) return log_of(*forced);
   return widest >= 4096 ? 9 : widest >= 2048 ? 8 : widest >= 256 ? 7 : 6;
+}
+
+// Several blocks a task where there are fewer tasks than multiprocessors and work for them all.
+int log_blocks_for(int64_t widest, int64_t teams, int multiprocessors, bool has_clusters) {
+  if (!has_clusters) return 0;
+  if (const auto forced = from_environment("FASTMAML_BLOCKS")) return log_of(*forced);
+  int log_blocks = 0;
+  while (log_blocks < most_log_blocks && teams << (log_blocks + 1) <= multiprocessors &&
+         int64_t{4096} << (log_blocks + 1) <= widest) {
+    ++log_blocks;
+  }
+  return log_blocks;
 }
 
 // Room for two strips, so deep that a small product needs but one.
@@ -100,9 +122,19 @@ void launch_kernels(const LaunchPlan& plan, const std::vector<char>& image, int6
                     cudaStream_t stream) {
   Image<capacity> argument;
   std::memcpy(argument.bytes, image.data(), image.size());
-  run_tasks<Real, capacity><<<plan.blocks, plan.lanes(), plan.shared_bytes, stream>>>(
-      argument, static_cast<int>(image.size()), plan.scratch_size);
-  check(cudaGetLastError(), "launch of the tasks");
+  cudaLaunchConfig_t config{};
+  config.gridDim = static_cast<unsigned>(plan.teams << plan.log_blocks);
+  config.blockDim = plan.lanes();
+  config.dynamicSmemBytes = plan.shared_bytes;
+  config.stream = stream;
+  cudaLaunchAttribute cluster{};
+  cluster.id = cudaLaunchAttributeClusterDimension;
+  cluster.val.clusterDim = {static_cast<unsigned>(plan.blocks_a_task()), 1, 1};
+  config.attrs = &cluster;
+  config.numAttrs = plan.log_blocks > 0 ? 1 : 0;
+  check(cudaLaunchKernelEx(&config, run_tasks<Real, capacity>, argument,
+                           static_cast<int>(image.size()), plan.scratch_size),
+        "launch of the tasks");
   if (summed_size == 0) return;
   const dim3 block(sum_width, sum_ranges);
   const int64_t blocks = (summed_size + sum_width - 1) / sum_width;
@@ -149,7 +181,8 @@ LaunchPlan plan_launch(const ProgramOwner& program, const CallArgument& argument
   const Call<Real>& call = owner.call();
   LaunchPlan plan{};
   plan.device = device;
-  plan.log_lanes = log_lanes_for(call);
+  const int64_t widest = widest_op(call);
+  plan.log_lanes = log_lanes_for(widest);
   plan.scratch_size = scratch_for(plan.log_lanes);
   plan.chunks = chunks_of(call);
   plan.image_bytes = static_cast<int>(make_image(launch_of(owner)).size());
@@ -175,11 +208,18 @@ LaunchPlan plan_launch(const ProgramOwner& program, const CallArgument& argument
                              " bytes of shared memory, and the device has " +
                              std::to_string(most_shared));
   }
+  plan.log_blocks = log_blocks_for(widest, plan.chunks, multiprocessors,
+                                   attribute(cudaDevAttrComputeCapabilityMajor, device) >= 9);
+  if (plan.log_blocks > 3) {
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1),
+          "clusters of 16 blocks");
+  }
   const int64_t wanted = (plan.chunks + multiprocessors - 1) / multiprocessors;
   together = static_cast<int>(std::min<int64_t>(together, wanted));
   const int share = std::min(all_shared / together - reserved, most_shared);
   int64_t fast = (share - fixed) / int64_t{sizeof(Real)};
-  if (const int64_t forced = from_environment("FASTMAML_FAST")) fast = std::min(fast, forced);
+  if (plan.log_blocks > 0) fast = 0;  // blocks do not see each other's
+  if (const auto forced = from_environment("FASTMAML_FAST")) fast = std::min(fast, *forced);
   const Workspace workspace = plan_workspace(call, fast);
   plan.fast_size = workspace.fast_size;
   plan.slow_size = workspace.size - workspace.fast_size;
@@ -187,9 +227,10 @@ LaunchPlan plan_launch(const ProgramOwner& program, const CallArgument& argument
   check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&plan.blocks_together, kernel, plan.lanes(),
                                                       plan.shared_bytes),
         "blocks of a multiprocessor");
-  plan.blocks = std::min(plan.chunks, int64_t{plan.blocks_together} * multiprocessors);
+  const int64_t resident = int64_t{plan.blocks_together} * multiprocessors;
+  plan.teams = std::min(plan.chunks, resident >> plan.log_blocks);
   plan.sum_stride = (call.summed_size + 31) / 32 * 32;
-  plan.workspace = plan.chunks * plan.sum_stride + plan.blocks * plan.slow_size;
+  plan.workspace = plan.chunks * plan.sum_stride + plan.teams * plan.slow_size;
   return plan;
 }
 
@@ -206,6 +247,7 @@ void run(const LaunchPlan& plan, const ProgramOwner& program, const CallArgument
   launch.slow = launch.sums + plan.chunks * plan.sum_stride;
   launch.slow_stride = plan.slow_size;
   launch.log_lanes = plan.log_lanes;
+  launch.log_blocks = plan.log_blocks;
   launch.poison = std::getenv("FASTMAML_POISON") != nullptr;
   const std::vector<char> image = make_image(launch);
   const cudaStream_t on = reinterpret_cast<cudaStream_t>(stream);

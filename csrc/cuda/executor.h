@@ -1,5 +1,6 @@
-// Runs a call over all its tasks on a GPU: one launch for the tasks, a thread block each at a time,
-// and one for the gradients that are summed over them. Neither allocates nor waits.
+// Runs a call over all its tasks on a GPU: one launch for the tasks, each the work of a thread
+// block or of a cluster of them, and one for the gradients that are summed over them. Neither
+// allocates nor waits.
 #pragma once
 
 #include <cstdint>
@@ -17,19 +18,21 @@ std::string device_refusal(int device);
 // How calls of one description run on one device: decided once.
 struct LaunchPlan {
   int device;
-  int log_lanes;        // threads a block, as a power of two
+  int log_lanes;        // threads a block, and
+  int log_blocks;       // blocks a task, as powers of two
   int scratch_size;     // numbers of scratch memory
   int64_t fast_size;    // numbers of a task that lie in shared memory
   int64_t slow_size;    // and those that do not
   int image_bytes;      // of the call's description
   int shared_bytes;     // of a block, all in all
   int blocks_together;  // on one multiprocessor
-  int64_t blocks;       // of the grid
+  int64_t teams;        // tasks at a time
   int64_t chunks;       // of tasks
   int64_t sum_stride;   // numbers between the gradients of two chunks
   int64_t workspace;    // numbers that a call needs in the device's memory
 
   int lanes() const { return 1 << log_lanes; }
+  int blocks_a_task() const { return 1 << log_blocks; }
 };
 
 // `tensors`: how many entries the table of addresses has. Throws std::runtime_error where it does

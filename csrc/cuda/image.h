@@ -20,13 +20,14 @@ struct Launch {
   Workspace workspace;
   const SummedGradient<Real>* summed;
   int64_t summed_count;
-  int64_t chunks;  // that the tasks are taken in, each the work of one block
+  int64_t chunks;  // that the tasks are taken in, each the work of one team
   Real* sums;      // a chunk's gradients, `sum_stride` numbers apart
   int64_t sum_stride;
-  Real* slow;  // a block's slow memory, `slow_stride` numbers apart
+  Real* slow;  // a team's slow memory, `slow_stride` numbers apart
   int64_t slow_stride;
-  int log_lanes;  // a block's threads, as a power of two
-  bool poison;    // for tests: memory begins as NaN
+  int log_lanes;   // a block's threads and
+  int log_blocks;  // a team's blocks, as powers of two
+  bool poison;     // for tests: memory begins as NaN
 };
 
 // visit(array, count) for every array that a launch points to and that is the host's, not a tensor.

@@ -1,4 +1,5 @@
-// The kernels: tasks in chunks, a chunk the work of one block; then the sums over chunks.
+// The kernels: tasks in chunks, a chunk the work of one block or of one cluster of them; then the
+// sums over chunks.
 #pragma once
 
 #include <cmath>
@@ -20,13 +21,13 @@ struct Image {
 // An argument may be as large as the second, for programs that need it.
 constexpr int small_image = 3968, large_image = 32000;
 
-template <class Real>
-__device__ void fill(Real* to, int64_t count, Real value) {
-  for (int64_t i = threadIdx.x; i < count; i += blockDim.x) to[i] = value;
+template <class Team, class Real>
+__device__ void fill(Team& team, int64_t count, Real* to, Real value) {
+  team.write(count, to, [=](int64_t) { return value; });
 }
 
-// All chunks of this block. Shared memory: scratch memory of that many numbers, the image, and the
-// fast memory of a task.
+// All chunks of this block's team. Shared memory: scratch memory of that many numbers, the image,
+// and the fast memory of a task.
 template <class Real>
 __device__ __noinline__ void run_block(const char* image, int image_size, int scratch_size) {
   char* copy = reinterpret_cast<char*>(shared_memory) + scratch_size * sizeof(Real);
@@ -40,21 +41,24 @@ __device__ __noinline__ void run_block(const char* image, int image_size, int sc
   const Launch<Real>& launch = *reinterpret_cast<const Launch<Real>*>(copy);
   const Call<Real>& call = launch.call;
   const Workspace& workspace = launch.workspace;
+  const int team_index = blockIdx.x >> launch.log_blocks;
+  const int teams = gridDim.x >> launch.log_blocks;
+  const int block = blockIdx.x & ((1 << launch.log_blocks) - 1);
   const TaskMemory<Real> memory{reinterpret_cast<Real*>(copy + image_size),
-                                launch.slow + blockIdx.x * launch.slow_stride};
+                                launch.slow + team_index * launch.slow_stride};
   using Team = TeamBlock<Real, DeviceLanes<Real>>;
-  Team team{DeviceLanes<Real>(launch.log_lanes, scratch_size)};
-  for (int64_t chunk = blockIdx.x; chunk < launch.chunks; chunk += gridDim.x) {
+  Team team{DeviceLanes<Real>(launch.log_lanes, launch.log_blocks, block, scratch_size)};
+  for (int64_t chunk = team_index; chunk < launch.chunks; chunk += teams) {
     Real* sums = launch.sums + chunk * launch.sum_stride;
-    fill(sums, call.summed_size, Real(0));
+    fill(team, call.summed_size, sums, Real(0));
     const int64_t first = call.tasks * chunk / launch.chunks;
     const int64_t last = call.tasks * (chunk + 1) / launch.chunks;
     for (int64_t task = first; task < last; ++task) {
       if (launch.poison) {
-        fill(memory.fast, workspace.fast_size, Real(NAN));
-        fill(memory.slow, workspace.size - workspace.fast_size, Real(NAN));
+        fill(team, workspace.fast_size, memory.fast, Real(NAN));
+        fill(team, workspace.size - workspace.fast_size, memory.slow, Real(NAN));
       }
-      __syncthreads();
+      team.sync();
       InnerLoop<Team, Real> loop(team, call, workspace, memory, sums, task);
       call.vectors ? loop.hessian_vector_product() : loop.run();
     }

@@ -34,6 +34,19 @@ FM_HD int min_of(int a, int b) { return a < b ? a : b; }
 // a / b of numbers below 2^20, without the many instructions of whole numbers.
 FM_HD int quotient(int a, int b) { return static_cast<int>(float(a) / float(b)); }
 
+// The part of `all` things that falls to this block.
+struct BlockPart {
+  int first, count;
+
+  template <class Lanes>
+  FM_HD BlockPart(int all, const Lanes& lanes) : first(0), count(all) {
+    if (lanes.blocks() == 1) return;
+    const int each = (all + lanes.blocks() - 1) >> lanes.log_blocks();
+    first = min_of(each * lanes.block(), all);
+    count = min_of(each, all - first);
+  }
+};
+
 constexpr int tile = 4;  // rows and columns of c that a lane holds
 
 FM_HD int tiles_of(int count) { return (count + tile - 1) / tile; }
@@ -122,20 +135,25 @@ class BlockGemm {
 
   // ---- direct -----------------------------------------------------------------------------
 
-  FM_DEVICE_ONCE void direct(const BlockProduct<Real>& p) {
+  FM_DEVICE_ONCE void direct(const BlockProduct<Real>& given) {
+    const BlockProduct<Real> p = given;
     const Factor<Real> a(p.a.data, p.a_more, p.a.row_stride, p.a.col_stride, p.m, p.k);
     const Factor<Real> b(p.b.data, p.b_more, p.b.col_stride, p.b.row_stride, p.n, p.k);
-    const int lanes = lanes_.size(), tiles = a.tiles * b.tiles;
+    const int lanes = lanes_.size();
+    const BlockPart mine(a.tiles * b.tiles, lanes_);
+    const int tiles = mine.count;
+    if (tiles == 0) return;
     const int steps = tiles_of(p.k), all_steps = p.a_more ? 2 * steps : steps;
     const int slices = 2 * tiles <= lanes ? min_of(quotient(lanes, tiles), all_steps) : 1;
     const int rank = lanes_.rank();
     const int slice = slices == 1 ? 0 : quotient(rank, tiles);
     // Row r of lane l's tile at pack r * lanes + l, where slices share k.
     Pack<Real>* const packs = reinterpret_cast<Pack<Real>*>(lanes_.scratch());
-    if (slices > 1) lanes_.sync();  // all have done with what was in scratch memory
+    if (slices > 1) lanes_.sync_block();  // all have done with what was in scratch memory
 #pragma unroll 1
     for (int t = rank - slice * tiles; t < tiles; t += lanes) {
-      const int row = quotient(t, b.tiles), column = t - row * b.tiles;
+      const int row = quotient(mine.first + t, b.tiles);
+      const int column = mine.first + t - row * b.tiles;
       Real sums[tile][tile] = {};
       if (slice < slices) multiply(a, row, b, column, slice, slices, steps, all_steps, sums);
       if (slices == 1) {
@@ -148,7 +166,7 @@ class BlockGemm {
       }
     }
     if (slices == 1) return;
-    lanes_.sync();
+    lanes_.sync_block();
 #pragma unroll 1
     for (int index = rank; index < tile * tiles; index += lanes) {
       const int r = quotient(index, tiles), t = index - r * tiles;
@@ -158,9 +176,9 @@ class BlockGemm {
         const Pack<Real> more = packs[r * lanes + s * tiles + t];
         for (int i = 0; i < tile; ++i) total.value[i] += more.value[i];
       }
-      const int row = quotient(t, b.tiles);
+      const int row = quotient(mine.first + t, b.tiles);
       const int i = a.index(row, r);
-      if (i < p.m) finish_row(p, i, b, t - row * b.tiles, total.value);
+      if (i < p.m) finish_row(p, i, b, mine.first + t - row * b.tiles, total.value);
     }
   }
 
@@ -217,7 +235,8 @@ class BlockGemm {
   // ---- staged -----------------------------------------------------------------------------
 
   // The lanes lie over c as 2^log_rows rows of 2^log_columns.
-  FM_DEVICE_ONCE void staged(const BlockProduct<Real>& p) {
+  FM_DEVICE_ONCE void staged(const BlockProduct<Real>& given) {
+    const BlockProduct<Real> p = given;
     const int log_lanes = lanes_.log_size();
     int log_columns = min_of(4, log_lanes - 1), rounds = 0;
 #pragma unroll
@@ -238,13 +257,15 @@ class BlockGemm {
     Real* const scratch = lanes_.scratch();
     const int column = (lanes_.rank() & ((1 << log_columns) - 1)) * tile;
     const int row = (lanes_.rank() >> log_columns) * tile;
+    int round = 0;  // the blocks take turns at them
 #pragma unroll 1
     for (int i = 0; i < p.m; i += height) {
 #pragma unroll 1
       for (int j = 0; j < p.n; j += width) {
+        if ((round++ & (lanes_.blocks() - 1)) != lanes_.block()) continue;
         Real sums[tile][tile] = {};
-        lanes_.sync();  // all have done with what was in scratch memory
-                        // Strip s is on its way while strip s - 1 is multiplied.
+        lanes_.sync_block();  // all have done with what was in scratch memory
+                              // Strip s is on its way while strip s - 1 is multiplied.
 #pragma unroll 1
         for (int s = 0, first = 0, before = 0; s <= all; ++s) {
           if (s < all) {
@@ -257,7 +278,7 @@ class BlockGemm {
                      min_of(depth, p.k - before), sums);
           }
           lanes_.wait_for_copies();
-          lanes_.sync();
+          lanes_.sync_block();
           before = first;
           first = s + 1 == strips ? 0 : first + depth;
         }

@@ -1,16 +1,21 @@
-// The Team (team.h) of a thread block: lane i is a thread, and all of them together one task.
+// The Team (team.h) of a thread block, or of several in a cluster where tasks are few and large:
+// lane i is a thread, and all of them together run one task. Blocks share no scratch memory: each
+// does its part of a primitive by itself, and only `sync` waits for all.
 //
-// What a thread block has of its own comes by `Lanes`: device threads (cuda/device_lanes.cuh), or,
-// for the tests, threads of the host (tests/csrc/host_lanes.h):
+// What lanes have of their own comes by `Lanes`: threads of a device (cuda/device_lanes.cuh), or,
+// for the tests, of the host (tests/csrc/host_lanes.h):
 //
-//   int  rank() const, size() const;         // a power of two, 16 at least
-//   void sync();
-//   Real* scratch();                         // memory that all lanes share, aligned for two
-//   numbers int  scratch_size();                     // of type double; in numbers, 16 a lane at
-//   least void copy(const Real* from, Real* to);   // to scratch memory; may still be under way,
-//   until void wait_for_copies();                  // this lane's copies have arrived
+//   int  rank() const, size() const, log_size() const;      // within the block: 2^n, 16 at least
+//   int  block() const, blocks() const, log_blocks() const; // 2^n of them
+//   void sync_block(), sync();                  // of the block, and of all
+//   Real* scratch();                            // the block's memory, aligned for two doubles
+//   int  scratch_size() const;                  // in numbers, 16 a lane at least
+//   bool is_far(const Real* from) const;        // whether a copy from there is better asynchronous
+//   void copy_far(const Real* from, Real* to);  // to scratch memory; perhaps under way, until
+//   void wait_for_copies();                     // this lane's copies have arrived
 //
-// Primitives that use scratch memory synchronise before they write to it, so it is free after each.
+// Primitives that use scratch memory synchronise the block before they write to it, so it is free
+// after each.
 #pragma once
 
 #include "block_gemm.h"
@@ -24,8 +29,8 @@ class TeamBlock {
 
   FM_HD explicit TeamBlock(Lanes lanes) : lanes_(lanes) {}
 
-  FM_HD int rank() const { return lanes_.rank(); }
-  FM_HD int size() const { return lanes_.size(); }
+  FM_HD int rank() const { return (lanes_.block() << lanes_.log_size()) + lanes_.rank(); }
+  FM_HD int size() const { return lanes_.blocks() << lanes_.log_size(); }
   FM_HD void sync() { lanes_.sync(); }
   FM_HD bool stopped() const { return false; }
 
@@ -83,51 +88,56 @@ class TeamBlock {
     }
   }
 
+  // Every block for itself.
   template <class F>
   FM_HD double total(int64_t count, F f) {
     double* sums = reinterpret_cast<double*>(lanes_.scratch());
     double sum = 0;
 #pragma unroll 1
-    for (int i = rank(); i < static_cast<int>(count); i += size()) sum += f(int64_t{i});
-    sync();
-    sums[rank()] = sum;
-    halve(size(), rank(), [&](int to, int from) { sums[to] += sums[from]; });
+    for (int i = lanes_.rank(); i < static_cast<int>(count); i += lanes_.size()) {
+      sum += f(int64_t{i});
+    }
+    lanes_.sync_block();
+    sums[lanes_.rank()] = sum;
+    halve(lanes_.size(), lanes_.rank(), [&](int to, int from) { sums[to] += sums[from]; });
     return sums[0];
   }
 
-  // Several lanes a group where there are fewer groups than lanes: neighbours take what lies side
+  // Several lanes a group where a block has fewer groups than lanes: neighbours take what lies side
   // by side in memory.
   template <int N, class F, class Sink>
   FM_HD void reduce(Along along, int64_t groups, int64_t count, F f, Sink sink) {
+    const BlockPart mine(static_cast<int>(groups), lanes_);
+    const int lanes = lanes_.size(), rank = lanes_.rank();
     int log_sharing = 0;
-    while (groups << (log_sharing + 1) <= size() && 2 << log_sharing <= count) ++log_sharing;
+    while (mine.count << (log_sharing + 1) <= lanes && 2 << log_sharing <= count) ++log_sharing;
     if (log_sharing == 0) {
 #pragma unroll 1
-      for (int g = rank(); g < static_cast<int>(groups); g += size()) {
-        sink(int64_t{g}, part<N>(g, 0, 1, count, f));
+      for (int g = rank; g < mine.count; g += lanes) {
+        sink(int64_t{mine.first + g}, part<N>(mine.first + g, 0, 1, count, f));
       }
       return;
     }
     const int sharing = 1 << log_sharing, log_abreast = lanes_.log_size() - log_sharing;
     const bool by_group = along == Along::group;
-    const int g = by_group ? rank() & ((1 << log_abreast) - 1) : rank() >> log_sharing;
-    const int share = by_group ? rank() >> log_abreast : rank() & (sharing - 1);
-    const bool has_group = g < groups;
-    Real* sums = lanes_.scratch();  // term t of lane l at [t * size + l], by share within a group
+    const int g = by_group ? rank & ((1 << log_abreast) - 1) : rank >> log_sharing;
+    const int share = by_group ? rank >> log_abreast : rank & (sharing - 1);
+    const bool has_group = g < mine.count;
+    Real* sums = lanes_.scratch();  // term t of lane l at [t * lanes + l], by share within a group
     const int place = g * sharing + share;
     Terms<Real, N> terms = {};
-    if (has_group) terms = part<N>(g, share, sharing, count, f);
-    sync();
-    for (int t = 0; t < N; ++t) sums[t * size() + place] = terms.value[t];
+    if (has_group) terms = part<N>(mine.first + g, share, sharing, count, f);
+    lanes_.sync_block();
+    for (int t = 0; t < N; ++t) sums[t * lanes + place] = terms.value[t];
     halve(sharing, share, [&](int to, int from) {
       for (int t = 0; t < N; ++t) {
-        Real* of_group = sums + t * size() + g * sharing;
+        Real* of_group = sums + t * lanes + g * sharing;
         of_group[to] += of_group[from];
       }
     });
     if (!has_group || share > 0) return;
-    for (int t = 0; t < N; ++t) terms.value[t] = sums[t * size() + place];
-    sink(int64_t{g}, terms);
+    for (int t = 0; t < N; ++t) terms.value[t] = sums[t * lanes + place];
+    sink(int64_t{mine.first + g}, terms);
   }
 
  private:
@@ -144,15 +154,15 @@ class TeamBlock {
   }
 
   // Adds up `count` numbers, a power of two, in halves, each the work of the lane with its index;
-  // add(to, from). On return all lanes see the sum, at 0.
+  // add(to, from). On return all lanes of the block see the sum, at 0.
   template <class Add>
   FM_HD void halve(int count, int index, Add add) {
 #pragma unroll 1
     for (int half = count >> 1; half > 0; half >>= 1) {
-      sync();
+      lanes_.sync_block();
       if (index < half) add(index, index + half);
     }
-    sync();
+    lanes_.sync_block();
   }
 
   Lanes lanes_;

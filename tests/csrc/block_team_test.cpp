@@ -23,18 +23,18 @@ constexpr Real nothing = std::numeric_limits<Real>::quiet_NaN();
 template <class Real>
 using Team = TeamBlock<Real, HostLanes<Real>>;
 
-// f(team) on every lane of a block.
+// f(team) on every lane of a number of blocks.
 template <class Real, class F>
-void on_block(int lanes, int scratch_size, F f) {
+void on_blocks(int blocks, int lanes, int scratch_size, F f) {
   struct Context {
-    HostBlock<Real> block;
+    HostCluster<Real> cluster;
     F* f;
-  } context{{lanes, scratch_size}, &f};
+  } context{{blocks, lanes, scratch_size}, &f};
   run_parallel(
-      lanes,
-      [](void* shared, int rank) {
+      blocks * lanes,
+      [](void* shared, int index) {
         Context& context = *static_cast<Context*>(shared);
-        Team<Real> team{HostLanes<Real>(rank, context.block)};
+        Team<Real> team{HostLanes<Real>(index, context.cluster)};
         (*context.f)(team);
       },
       &context);
@@ -50,7 +50,7 @@ struct Shape {
 };
 
 template <class Real>
-void check_product(int lanes, Shape shape, bool a_along_k, bool b_along_k, bool is_sum,
+void check_product(int blocks, int lanes, Shape shape, bool a_along_k, bool b_along_k, bool is_sum,
                    bool has_bias) {
   const auto [m, n, k] = shape;
   Buffer<Real> a(m * k), b(k * n), a_more(m * k), b_more(k * n), bias(n), c(m * n);
@@ -59,7 +59,7 @@ void check_product(int lanes, Shape shape, bool a_along_k, bool b_along_k, bool 
   const View<const Real> a_view{a.data(), a_along_k ? k : 1, a_along_k ? 1 : m};
   const View<const Real> b_view{b.data(), b_along_k ? 1 : n, b_along_k ? k : 1};
   const View<const Real> init{has_bias ? bias.data() : nullptr, 0, 1};
-  on_block<Real>(lanes, 1024, [&](Team<Real>& team) {
+  on_blocks<Real>(blocks, lanes, 1024, [&](Team<Real>& team) {
     team.gemm(m, n, k, Real(0.5), a_view, b_view, init, View<Real>{c.data(), n, 1},
               is_sum ? a_more.data() : nullptr, is_sum ? b_more.data() : nullptr);
     team.sync();
@@ -85,13 +85,14 @@ template <class Real>
 void check_products() {
   const Shape shapes[] = {{1, 1, 1},  {3, 2, 100}, {5, 5, 300},  {10, 40, 7},
                           {9, 33, 0}, {7, 1, 3},   {40, 40, 10}, {17, 70, 90}};
-  for (const int lanes : {16, 32}) {
+  for (const auto [blocks, lanes] : {std::array{1, 16}, {1, 32}, {2, 16}}) {
     int count = 0;
     for (const Shape& shape : shapes) {
       for (const bool a_along_k : {false, true}) {
         for (const bool b_along_k : {false, true}) {
           for (const bool is_sum : {false, true}) {
-            check_product<Real>(lanes, shape, a_along_k, b_along_k, is_sum, ++count % 3 != 0);
+            check_product<Real>(blocks, lanes, shape, a_along_k, b_along_k, is_sum,
+                                ++count % 3 != 0);
           }
         }
       }
@@ -102,43 +103,44 @@ void check_products() {
 // Sums over groups that are fewer than lanes, and more; every element of a map once.
 template <class Real>
 void check_others() {
-  constexpr int lanes = 16;
-  for (const int groups : {1, 3, 5, 40}) {
-    for (const int count : {0, 1, 2, 9, 100}) {
-      for (const Along along : {Along::group, Along::element}) {
-        Buffer<Real> sums(2 * groups), seen(groups * count);
-        sums.fill_with(nothing<Real>);
-        seen.fill_with(Real(0));
-        double total = 0;
-        on_block<Real>(lanes, 512, [&](Team<Real>& team) {
-          team.template reduce<2>(
-              along, groups, count,
-              [](int64_t g, int64_t e) { return Terms<Real, 2>{{Real(g + 1), Real(e)}}; },
-              [&](int64_t g, const Terms<Real, 2>& sum) {
-                sums[2 * g] = sum.value[0];
-                sums[2 * g + 1] = sum.value[1];
-              });
-          team.map(along, groups, count,
-                   [&](int64_t g, int64_t e) { seen[g * count + e] += Real(1); });
-          const double all = team.total(count, [](int64_t i) { return double(i); });
-          if (team.rank() == 3) total = all;
-          team.sync();
-        });
-        bool right = total == count * (count - 1) / 2;
-        for (int g = 0; g < groups; ++g) {
-          right = right && sums[2 * g] == Real((g + 1) * count);
-          right = right && sums[2 * g + 1] == Real(count * (count - 1) / 2);
+  for (const int blocks : {1, 2})
+    for (const int groups : {1, 3, 5, 40}) {
+      for (const int count : {0, 1, 2, 9, 100}) {
+        for (const Along along : {Along::group, Along::element}) {
+          Buffer<Real> sums(2 * groups), seen(groups * count);
+          sums.fill_with(nothing<Real>);
+          seen.fill_with(Real(0));
+          double total = 0;
+          on_blocks<Real>(blocks, 16, 512, [&](Team<Real>& team) {
+            team.template reduce<2>(
+                along, groups, count,
+                [](int64_t g, int64_t e) { return Terms<Real, 2>{{Real(g + 1), Real(e)}}; },
+                [&](int64_t g, const Terms<Real, 2>& sum) {
+                  sums[2 * g] = sum.value[0];
+                  sums[2 * g + 1] = sum.value[1];
+                });
+            team.map(along, groups, count,
+                     [&](int64_t g, int64_t e) { seen[g * count + e] += Real(1); });
+            const double all = team.total(count, [](int64_t i) { return double(i); });
+            if (team.rank() == 3) total = all;
+            team.sync();
+          });
+          bool right = total == count * (count - 1) / 2;
+          for (int g = 0; g < groups; ++g) {
+            right = right && sums[2 * g] == Real((g + 1) * count);
+            right = right && sums[2 * g + 1] == Real(count * (count - 1) / 2);
+          }
+          for (int64_t i = 0; i < seen.size(); ++i) right = right && seen[i] == Real(1);
+          CHECK(right);
         }
-        for (int64_t i = 0; i < seen.size(); ++i) right = right && seen[i] == Real(1);
-        CHECK(right);
       }
     }
-  }
 }
 
 // Every number that the call reads or writes, after a block has run it with so much fast memory.
 template <class Real>
-std::vector<Real> run_block(const char* loss, bool dual, int lanes, int64_t fast_memory) {
+std::vector<Real> run_blocks(const char* loss, bool dual, int blocks, int lanes,
+                             int64_t fast_memory) {
   Case<Real> c(loss, dual);
   std::vector<char> image;
   {
@@ -154,7 +156,7 @@ std::vector<Real> run_block(const char* loss, bool dual, int lanes, int64_t fast
   std::vector<Real> fast(workspace.fast_size, nothing<Real>);
   std::vector<Real> slow(workspace.size - workspace.fast_size, nothing<Real>);
   std::vector<Real> summed(call.summed_size, Real(0));
-  on_block<Real>(lanes, 1024, [&](Team<Real>& team) {
+  on_blocks<Real>(blocks, lanes, 1024, [&](Team<Real>& team) {
     for (int64_t task = 0; task < tasks; ++task) {
       InnerLoop<Team<Real>, Real>(team, call, workspace, {fast.data(), slow.data()}, summed.data(),
                                   task)
@@ -189,7 +191,7 @@ void check_inner_loop() {
     for (const bool dual : {false, true}) {
       const std::vector<Real> expected = run_core<Real>(loss, dual);
       const int64_t fast_memory = std::array<int64_t, 3>{0, 5000, 1 << 30}[count++ % 3];
-      const std::vector<Real> got = run_block<Real>(loss, dual, count % 2 ? 16 : 32, fast_memory);
+      const std::vector<Real> got = run_blocks<Real>(loss, dual, 1 + count % 2, 16, fast_memory);
       bool right = expected.size() == got.size();
       for (size_t i = 0; right && i < got.size(); ++i) {
         right = std::fabs(double(got[i]) - double(expected[i])) <=

@@ -33,7 +33,8 @@ class Recipe:
         self._lowered = lowered(program, loop.adapted, loop.loss, self._dtype, dual=dual)
         self._index = {key: 1 + i for i, (key, _) in enumerate(inputs.tensors(program))}
         self._constants = [
-            torch.tensor(samples.size, dtype=torch.int64, device=self._device)
+            # from pinned memory, or the host would wait for the device
+            torch.tensor(samples.size).pin_memory().to(self._device, non_blocking=True)
             for samples in (inputs.support, inputs.query)
             if samples is not None and samples.size is not None and self._device.type == "cuda"
         ]
