@@ -142,7 +142,6 @@ def with_gradients(call: Call, results: Results) -> Results:
     for name in sorted(results):
         result = results[name].double()
         weight = torch.rand(result.shape, generator=generator, dtype=torch.float64)
-        weight, total = weight.to(result.device), total.to(result.device)
         # what is zero times infinity is not asked
         total = total + torch.where(result.isfinite(), weight * result, 0 * weight).sum()
     found = [torch.zeros_like(leaf) for leaf in leaves.values()]
