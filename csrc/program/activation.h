@@ -110,13 +110,14 @@ struct Elu {
   FM_HD Real value(Real x) const {
     return x > 0 ? x : Real(alpha) * scalar::expm1(x);
   }
+  // y + alpha has no digits left where x is far below zero.
   template <class Real>
-  FM_HD Real first(Real x, Real y) const {
-    return x > 0 ? Real(1) : y + Real(alpha);
+  FM_HD Real first(Real x, Real) const {
+    return x > 0 ? Real(1) : Real(alpha) * scalar::exp(x);
   }
   template <class Real>
-  FM_HD Real second(Real x, Real y) const {
-    return x > 0 ? Real(0) : y + Real(alpha);
+  FM_HD Real second(Real x, Real) const {
+    return x > 0 ? Real(0) : Real(alpha) * scalar::exp(x);
   }
 };
 

@@ -129,11 +129,12 @@ struct CrossEntropy {
   using Real = typename Block::Real;
   using Column = typename Block::Column;
   static constexpr int most = Block::most_samples;
-  Real kept, spread;      // of a target: 1 - s, and what each class gets, s / F
-  Real largest[most];     // of z
-  Real log_sum[most];     // log sum_c exp(z_c - largest)
-  Real target_sum[most];  // S
-  Real mean_dot[most];    // sum_c p_c z'_c
+  Real kept, spread;       // of a target: 1 - s, and what each class gets, s / F
+  Real largest[most];      // of z
+  Real largest_dot[most];  // its z'
+  Real log_sum[most];      // log sum_c exp(z_c - largest)
+  Real target_sum[most];   // S
+  Real mean_dot[most];     // sum_c p_c (z'_c - largest_dot)
 
   FM_HD explicit CrossEntropy(const Block& block)
       : kept(1 - Real(block.in.label_smoothing)),
@@ -144,6 +145,13 @@ struct CrossEntropy {
     for (int64_t c = 1; c < features; ++c) {
       for (int j = 0; j < count; ++j) {
         largest[j] = scalar::max(largest[j], block.in.prediction[block.at(j, c)]);
+      }
+    }
+    for (int j = 0; j < count; ++j) largest_dot[j] = 0;
+    for (int64_t c = 0; block.prediction_dot && c < features; ++c) {
+      for (int j = 0; j < count; ++j) {
+        const bool is_largest = block.in.prediction[block.at(j, c)] == largest[j];
+        largest_dot[j] = is_largest ? block.prediction_dot[block.at(j, c)] : largest_dot[j];
       }
     }
     Real sum[most];
@@ -158,14 +166,17 @@ struct CrossEntropy {
         target_sum[j] += t(x, j);
       }
       if (!block.prediction_dot) continue;
-      for (int j = 0; j < count; ++j) mean_dot[j] += e[j] * x.z_dot[j];
+      for (int j = 0; j < count; ++j) mean_dot[j] += e[j] * (x.z_dot[j] - largest_dot[j]);
     }
     for (int j = 0; j < count; ++j) log_sum[j] = scalar::log(sum[j]);
     for (int j = 0; j < count; ++j) mean_dot[j] /= sum[j];
   }
   FM_HD Real t(const Column& x, int j) const { return kept * x.t[j] + spread; }
-  // In this order no digits are lost where one class has nearly all the weight.
+  // In this order no digits are lost where one class has nearly all the weight, nor in its tangent.
   FM_HD Real log_p(const Column& x, int j) const { return (x.z[j] - largest[j]) - log_sum[j]; }
+  FM_HD Real log_p_dot(const Column& x, int j) const {
+    return (x.z_dot[j] - largest_dot[j]) - mean_dot[j];
+  }
 
   // A class of no weight counts nothing, even where log p is -inf.
   FM_HD Real term(const Column& x, int j) const {
@@ -176,11 +187,9 @@ struct CrossEntropy {
   }
   FM_HD Real t_slope(const Column& x, int j) const { return -kept * log_p(x, j); }
   FM_HD Real z_slope_dot(const Column& x, int j) const {
-    return target_sum[j] * scalar::exp(log_p(x, j)) * (x.z_dot[j] - mean_dot[j]);
+    return target_sum[j] * scalar::exp(log_p(x, j)) * log_p_dot(x, j);
   }
-  FM_HD Real t_slope_dot(const Column& x, int j) const {
-    return -kept * (x.z_dot[j] - mean_dot[j]);
-  }
+  FM_HD Real t_slope_dot(const Column& x, int j) const { return -kept * log_p_dot(x, j); }
 };
 
 template <template <class> class Kind>

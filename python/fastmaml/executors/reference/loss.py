@@ -147,4 +147,7 @@ def _feature_weights(weights: Tensor, prediction: Tensor) -> Tensor:
 
 
 def _log_softmax_dot(prediction: Tensor, prediction_dot: Tensor) -> Tensor:
-    return prediction_dot - (prediction.softmax(1) * prediction_dot).sum(1, keepdim=True)
+    # less the largest class's tangent, or no digits are left where one class is all but certain
+    largest = prediction.argmax(1, keepdim=True)
+    relative = prediction_dot - prediction_dot.gather(1, largest)
+    return relative - (prediction.softmax(1) * relative).sum(1, keepdim=True)
