@@ -238,10 +238,11 @@ class BlockGemm {
   FM_DEVICE_ONCE void staged(const BlockProduct<Real>& given) {
     const BlockProduct<Real> p = given;
     const int log_lanes = lanes_.log_size();
-    int log_columns = min_of(4, log_lanes - 1), rounds = 0;
+    // Whichever covers c in the fewest rounds, a square one first: it copies the least.
+    int log_columns = 0, rounds = 0;
 #pragma unroll
-    for (int columns = 3; columns <= 5; ++columns) {  // whichever covers c in the fewest rounds
-      const int rows = log_lanes - columns;
+    for (int choice = 0; choice < 3; ++choice) {
+      const int columns = choice == 0 ? 4 : choice == 1 ? 5 : 3, rows = log_lanes - columns;
       if (rows < 0) continue;
       const int height = tile << rows, width = tile << columns;
       const int needed = ((p.m + height - 1) >> (rows + 2)) * ((p.n + width - 1) >> (columns + 2));

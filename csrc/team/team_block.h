@@ -108,6 +108,7 @@ class TeamBlock {
   template <int N, class F, class Sink>
   FM_HD void reduce(Along along, int64_t groups, int64_t count, F f, Sink sink) {
     const BlockPart mine(static_cast<int>(groups), lanes_);
+    if (mine.count == 0) return;
     const int lanes = lanes_.size(), rank = lanes_.rank();
     int log_sharing = 0;
     while (mine.count << (log_sharing + 1) <= lanes && 2 << log_sharing <= count) ++log_sharing;
