@@ -15,7 +15,7 @@ INSTALL := $(BIN)/pip install --no-build-isolation
 SOURCES := CMakeLists.txt pyproject.toml README.md LICENSE \
 	$(shell find csrc python/fastmaml -type f ! -path '*/__pycache__/*' ! -name '*.so')
 DRIVERS := $(shell find tests/csrc bench/csrc tools -type f)
-CXX_FILES := $(shell find csrc tests/csrc bench/csrc -name '*.h' -o -name '*.cpp')
+CXX_FILES := $(shell find csrc tests/csrc bench/csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 # What a Python without sanitizers must load first to run code that has them.
 PRELOAD = $(foreach name,libasan.so libubsan.so libstdc++.so,$(shell $(CXX) -print-file-name=$(name)))
 
@@ -76,11 +76,12 @@ clean:
 
 build/address.built: $(SOURCES) $(DRIVERS) | .venv/ready
 	$(INSTALL) . --no-deps --upgrade --target build/address.python -C build-dir=build/address \
-		-C cmake.define.FASTMAML_TESTS=ON -C cmake.define.FASTMAML_SANITIZE=address,undefined
+		-C cmake.define.FASTMAML_TESTS=ON -C cmake.define.FASTMAML_SANITIZE=address,undefined \
+		-C cmake.define.FASTMAML_CUDA=OFF
 	touch $@
 
 build/thread.built: $(SOURCES) $(DRIVERS) | .venv/ready
 	$(BIN)/cmake -S . -B build/thread -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja \
-		-DFASTMAML_PYTHON=OFF -DFASTMAML_TESTS=ON -DFASTMAML_SANITIZE=thread
+		-DFASTMAML_PYTHON=OFF -DFASTMAML_TESTS=ON -DFASTMAML_SANITIZE=thread -DFASTMAML_CUDA=OFF
 	$(BIN)/cmake --build build/thread
 	touch $@

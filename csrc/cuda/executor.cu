@@ -56,8 +56,8 @@ int log_of(int64_t power_of_two) { return std::countr_zero(static_cast<uint64_t>
 constexpr int64_t most_chunks = 1024, least_of_most_chunks = 128;
 constexpr int64_t most_sums = int64_t{256} << 20;  // bytes
 
-// Blocks of a cluster: more than 8 are not portable, but what Hopper allows.
-constexpr int most_log_blocks = 4;
+// Blocks of a cluster: as many as have been run on a GPU.
+constexpr int most_log_blocks = 2;
 
 template <class Real>
 int64_t chunks_of(const Call<Real>& call) {
@@ -78,10 +78,12 @@ int64_t widest_op(const Call<Real>& call) {
   return widest;
 }
 
-// As many lanes as the widest op can feed; many would wait for each other in a small program.
-int log_lanes_for(int64_t widest) {
+// As many lanes as the widest op can feed; many would wait for each other in a small program, and
+// small blocks share a multiprocessor better where there are many tasks.
+int log_lanes_for(int64_t widest, int64_t chunks, int multiprocessors) {
   if (const auto forced = from_environment("FASTMAML_LANES")) return log_of(*forced);
-  return widest >= 4096 ? 9 : widest >= 2048 ? 8 : widest >= 256 ? 7 : 6;
+  if (widest >= 2048) return widest >= 4096 ? 9 : 8;
+  return widest >= 256 && chunks < 4 * multiprocessors ? 7 : 6;
 }
 
 // Several blocks a task where there are fewer tasks than multiprocessors and work for them all.
@@ -182,9 +184,10 @@ LaunchPlan plan_launch(const ProgramOwner& program, const CallArgument& argument
   LaunchPlan plan{};
   plan.device = device;
   const int64_t widest = widest_op(call);
-  plan.log_lanes = log_lanes_for(widest);
-  plan.scratch_size = scratch_for(plan.log_lanes);
+  const int multiprocessors = attribute(cudaDevAttrMultiProcessorCount, device);
   plan.chunks = chunks_of(call);
+  plan.log_lanes = log_lanes_for(widest, plan.chunks, multiprocessors);
+  plan.scratch_size = scratch_for(plan.log_lanes);
   plan.image_bytes = static_cast<int>(make_image(launch_of(owner)).size());
   if (plan.image_bytes > large_image) {
     throw std::runtime_error("CUDA: the description of the call takes " +
@@ -192,7 +195,6 @@ LaunchPlan plan_launch(const ProgramOwner& program, const CallArgument& argument
                              std::to_string(large_image));
   }
   const int fixed = plan.scratch_size * int{sizeof(Real)} + plan.image_bytes;
-  const int multiprocessors = attribute(cudaDevAttrMultiProcessorCount, device);
   const int most_shared = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
   const int all_shared = attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor, device);
   const int reserved = attribute(cudaDevAttrReservedSharedMemoryPerBlock, device);
@@ -210,10 +212,6 @@ LaunchPlan plan_launch(const ProgramOwner& program, const CallArgument& argument
   }
   plan.log_blocks = log_blocks_for(widest, plan.chunks, multiprocessors,
                                    attribute(cudaDevAttrComputeCapabilityMajor, device) >= 9);
-  if (plan.log_blocks > 3) {
-    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1),
-          "clusters of 16 blocks");
-  }
   const int64_t wanted = (plan.chunks + multiprocessors - 1) / multiprocessors;
   together = static_cast<int>(std::min<int64_t>(together, wanted));
   const int share = std::min(all_shared / together - reserved, most_shared);

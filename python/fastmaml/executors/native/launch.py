@@ -77,8 +77,8 @@ class CudaLauncher:
         plan, number = self._plan, self._dtype.itemsize
         kib = number / 1024
         return (
-            f"{plan.blocks_a_task} x {plan.lanes} threads a task, {plan.teams} tasks at a time, up to "
-            f"{plan.blocks_together} on one multiprocessor; {plan.fast_size * kib:.3g} KiB "
-            f"of a task in shared memory and {plan.slow_size * kib:.3g} KiB in global; workspace "
+            f"{plan.blocks_a_task} x {plan.lanes} threads a task, {plan.teams} tasks at a time, up "
+            f"to {plan.blocks_together} on one multiprocessor; {plan.fast_size * kib:.3g} KiB of a "
+            f"task in shared memory and {plan.slow_size * kib:.3g} KiB in global; workspace "
             f"{plan.workspace * kib / 1024:.3g} MiB"
         )
