@@ -5,8 +5,6 @@
 // memory, any other at offset - fast_size of the slow.
 #pragma once
 
-#include <limits>
-
 #include "call.h"
 
 namespace fastmaml {
@@ -47,7 +45,6 @@ struct TaskMemory {
 
 // `fast_memory`: how many numbers of fast memory there are; all is fast where they are enough.
 template <class Real>
-Workspace plan_workspace(const Call<Real>& call,
-                         int64_t fast_memory = std::numeric_limits<int64_t>::max());
+Workspace plan_workspace(const Call<Real>& call, int64_t fast_memory = INT64_MAX);
 
 }  // namespace fastmaml
