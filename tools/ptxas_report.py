@@ -121,8 +121,9 @@ def main(architectures: list[str]) -> None:
         sys.exit("there is no nvcc on the path")
     version = subprocess.run(["nvcc", "--version"], capture_output=True, text=True).stdout
     print("# What ptxas says of the CUDA kernels\n")
-    print(f"`python tools/ptxas_report.py`, nvcc {re.search(r'V([0-9.]+)', version)[1]}. Bytes of")
-    print("stack and of spills a thread; blocks that a multiprocessor's registers hold at once.")
+    release = re.search(r"V([0-9.]+)", version)[1]
+    print(f"`python tools/ptxas_report.py`, nvcc {release}. Stack and spills in bytes a thread;")
+    print("blocks that a multiprocessor's registers hold at once.")
     for architecture in architectures:
         print(f"\n## sm_{architecture}\n")
         print("\n".join(table(compiled(architecture))))

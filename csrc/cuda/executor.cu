@@ -66,16 +66,36 @@ int64_t chunks_of(const Call<Real>& call) {
   return std::min(call.tasks, most);
 }
 
+template <class Real>
+int64_t most_samples(const Call<Real>& call) {
+  return std::max(call.support.count, call.query.x ? call.query.count : 0);
+}
+
 // Elements that the widest op computes.
 template <class Real>
 int64_t widest_op(const Call<Real>& call) {
-  const int64_t samples = std::max(call.support.count, call.query.x ? call.query.count : 0);
   int64_t widest = 0;
   for (int32_t i = 0; i < call.program.op_count; ++i) {
     const Op& op = call.program.ops[i];
-    widest = std::max(widest, op.rows * op.out * samples);
+    widest = std::max(widest, op.rows * op.out * most_samples(call));
   }
   return widest;
+}
+
+// Products count their tiles of 16 elements in float (team/block_product.h).
+template <class Real>
+void check_sizes(const Call<Real>& call) {
+  constexpr int64_t most = int64_t{1} << 26;
+  for (int32_t i = 0; i < call.program.op_count; ++i) {
+    const Op& op = call.program.ops[i];
+    const int64_t numbers =
+        std::max(op.in * op.out, op.rows * std::max(op.in, op.out) * most_samples(call));
+    if (numbers > most) {
+      throw std::runtime_error("CUDA: an op of " + std::to_string(numbers) +
+                               " numbers a task, and the kernels count no further than " +
+                               std::to_string(most));
+    }
+  }
 }
 
 // As many lanes as the widest op can feed; many would wait for each other in a small program, and
@@ -181,6 +201,7 @@ LaunchPlan plan_launch(const ProgramOwner& program, const CallArgument& argument
   addresses[0] = 0;
   const CallOwner<Real> owner(program, argument, addresses, 0);
   const Call<Real>& call = owner.call();
+  check_sizes(call);
   LaunchPlan plan{};
   plan.device = device;
   const int64_t widest = widest_op(call);

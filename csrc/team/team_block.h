@@ -47,12 +47,12 @@ class TeamBlock {
                                      c,
                                      a_more,
                                      b_more};
-    BlockGemm<Real, Lanes>(lanes_).run(product);
+    block_gemm(lanes_, product);
   }
 
   template <class F>
   FM_HD void each(int64_t count, F f) {
-#pragma unroll 1
+    FM_UNROLL(1)
     for (int i = rank(); i < static_cast<int>(count); i += size()) f(int64_t{i});
   }
 
@@ -62,13 +62,13 @@ class TeamBlock {
     constexpr int batch = 4;
     const int all = static_cast<int>(count), step = size();
     int i = rank();
-#pragma unroll 1
+    FM_UNROLL(1)
     for (; i + (batch - 1) * step < all; i += batch * step) {
       Real values[batch];
       for (int b = 0; b < batch; ++b) values[b] = value(int64_t{i + b * step});
       for (int b = 0; b < batch; ++b) to[i + b * step] = values[b];
     }
-#pragma unroll 1
+    FM_UNROLL(1)
     for (; i < all; i += step) to[i] = value(int64_t{i});
   }
 
@@ -81,7 +81,7 @@ class TeamBlock {
   FM_HD void map(Along along, int64_t groups, int64_t count, F f) {
     const int inner = static_cast<int>(along == Along::element ? count : groups);
     const int all = static_cast<int>(groups * count);
-#pragma unroll 1
+    FM_UNROLL(1)
     for (int i = rank(); i < all; i += size()) {
       const int outer = i / inner, rest = i - outer * inner;
       along == Along::element ? f(int64_t{outer}, int64_t{rest}) : f(int64_t{rest}, int64_t{outer});
@@ -93,7 +93,7 @@ class TeamBlock {
   FM_HD double total(int64_t count, F f) {
     double* sums = reinterpret_cast<double*>(lanes_.scratch());
     double sum = 0;
-#pragma unroll 1
+    FM_UNROLL(1)
     for (int i = lanes_.rank(); i < static_cast<int>(count); i += lanes_.size()) {
       sum += f(int64_t{i});
     }
@@ -113,7 +113,7 @@ class TeamBlock {
     int log_sharing = 0;
     while (mine.count << (log_sharing + 1) <= lanes && 2 << log_sharing <= count) ++log_sharing;
     if (log_sharing == 0) {
-#pragma unroll 1
+      FM_UNROLL(1)
       for (int g = rank; g < mine.count; g += lanes) {
         sink(int64_t{mine.first + g}, part<N>(mine.first + g, 0, 1, count, f));
       }
@@ -146,7 +146,7 @@ class TeamBlock {
   template <int N, class F>
   FM_HD static Terms<Real, N> part(int g, int first, int step, int64_t count, F f) {
     Terms<Real, N> sum = {};
-#pragma unroll 2
+    FM_UNROLL(2)
     for (int e = first; e < static_cast<int>(count); e += step) {
       const Terms<Real, N> terms = f(int64_t{g}, int64_t{e});
       for (int t = 0; t < N; ++t) sum.value[t] += terms.value[t];
@@ -158,7 +158,7 @@ class TeamBlock {
   // add(to, from). On return all lanes of the block see the sum, at 0.
   template <class Add>
   FM_HD void halve(int count, int index, Add add) {
-#pragma unroll 1
+    FM_UNROLL(1)
     for (int half = count >> 1; half > 0; half >>= 1) {
       lanes_.sync_block();
       if (index < half) add(index, index + half);

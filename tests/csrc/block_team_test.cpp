@@ -83,8 +83,8 @@ void check_product(int blocks, int lanes, Shape shape, bool a_along_k, bool b_al
 
 template <class Real>
 void check_products() {
-  const Shape shapes[] = {{1, 1, 1},  {3, 2, 100}, {5, 5, 300},  {10, 40, 7},
-                          {9, 33, 0}, {7, 1, 3},   {40, 40, 10}, {17, 70, 90}};
+  const Shape shapes[] = {{1, 1, 1}, {3, 2, 100}, {5, 5, 300},  {10, 40, 7}, {9, 33, 0},
+                          {3, 2, 0}, {7, 1, 3},   {40, 40, 10}, {17, 70, 90}};
   for (const auto [blocks, lanes] : {std::array{1, 16}, {1, 32}, {2, 16}}) {
     int count = 0;
     for (const Shape& shape : shapes) {
