@@ -43,8 +43,9 @@ class StagedProduct {
       for (int j = 0; j < p.n; j += width) {
         if ((round++ & (lanes_.blocks() - 1)) != lanes_.block()) continue;
         Real sums[tile][tile] = {};
-        lanes_.sync_block();  // all have done with what was in scratch memory
-                              // Strip s is on its way while strip s - 1 is multiplied.
+        // All have done with what was in scratch memory. Strip s is on its way while strip s - 1 is
+        // multiplied.
+        lanes_.sync_block();
         FM_UNROLL(1)
         for (int s = 0, first = 0, before = 0; s <= all; ++s) {
           if (s < all) {
