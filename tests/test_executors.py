@@ -99,22 +99,39 @@ def test_hvp_agrees_with_autograd(executor: ModuleType, start: int):
         loop, inputs, _, _ = random_case(seed)
         if inputs.support is None or loop.loss is None:
             continue
-        draw = Normal(seed, torch.float64)
-        vectors = tuple(
-            draw(inputs.tasks, *slot.shape) if moves else None
-            for slot, moves in zip(loop.program.slots, loop.adapted, strict=True)
-        )
-        products = executor.hvp(loop, inputs, vectors)
-        for task in range(inputs.tasks):
-            for product, expected in zip(
-                [p[task] for p in products if p is not None],
-                autograd_hvp(loop, inputs, task, [v[task] for v in vectors if v is not None]),
-                strict=True,
-            ):
-                assert largest(product - expected) <= 1e-9 * max(1.0, largest(expected)), seed
-                compared += 1
-        assert [p is None for p in products] == [v is None for v in vectors]
+        vectors = random_vectors(seed, loop, inputs)
+        compared += check_products(seed, loop, inputs, vectors, executor.hvp(loop, inputs, vectors))
     assert compared >= BLOCK
+
+
+def random_vectors(seed: int, loop: InnerLoop, inputs: Inputs) -> tuple[Tensor | None, ...]:
+    """What an executor's `hvp` multiplies by."""
+    draw = Normal(seed, torch.float64)
+    return tuple(
+        draw(inputs.tasks, *slot.shape) if moves else None
+        for slot, moves in zip(loop.program.slots, loop.adapted, strict=True)
+    )
+
+
+def check_products(
+    seed: int,
+    loop: InnerLoop,
+    inputs: Inputs,
+    vectors: tuple[Tensor | None, ...],
+    products: tuple[Tensor | None, ...],
+) -> int:
+    """Compare an executor's products with autograd's; how many they are."""
+    compared = 0
+    for task in range(inputs.tasks):
+        for product, expected in zip(
+            [p[task] for p in products if p is not None],
+            autograd_hvp(loop, inputs, task, [v[task] for v in vectors if v is not None]),
+            strict=True,
+        ):
+            assert largest(product - expected) <= 1e-9 * max(1.0, largest(expected)), seed
+            compared += 1
+    assert [p is None for p in products] == [v is None for v in vectors]
+    return compared
 
 
 def autograd_hvp(

@@ -38,11 +38,9 @@ PYBIND11_MODULE(_native_cuda, m) {
       .def_property_readonly("lanes", &LaunchPlan::lanes)
       .def_readonly("fast_size", &LaunchPlan::fast_size)
       .def_readonly("slow_size", &LaunchPlan::slow_size)
-      .def_readonly("shared_bytes", &LaunchPlan::shared_bytes)
       .def_readonly("blocks_together", &LaunchPlan::blocks_together)
       .def_property_readonly("blocks_a_task", &LaunchPlan::blocks_a_task)
       .def_readonly("teams", &LaunchPlan::teams)
-      .def_readonly("chunks", &LaunchPlan::chunks)
       .def_readonly("workspace", &LaunchPlan::workspace);
 
   m.def("plan", plan_call, py::arg("program"), py::arg("call"), py::arg("tensors"),
