@@ -383,6 +383,12 @@ def test_models_that_do_not_take_the_samples(valid, backend):
         functional.meta_loss(**valid, backend=backend)
 
 
+def test_a_model_as_it_is_on_the_meta_device():
+    x = torch.ones(T, N, 2, 2, dtype=torch.float64, device="meta")
+    with pytest.raises(ValueError, match=r"^query_x must be where numbers are.*got device meta"):
+        functional.predict(nn.Softmax(dim=-1), x)
+
+
 def test_a_model_as_it_is_that_does_not_take_the_samples(valid):
     valid["model"] = nn.Linear(7, 3).double()
     with pytest.raises(fm.BackendError, match=r"(?s)Linear as it is.*forward raised.*\(3, 5, 4\)"):

@@ -48,6 +48,8 @@ def program_of(
         TraceError: the model cannot be traced, and may not, or cannot, run as it is either.
         BackendError: it cannot run as it is, which was asked for.
         TypeError: x holds integers, and the model does not take them.
+        ValueError: x and the parameters do not belong together, or a model that runs as it is
+            would run without numbers.
     """
     why = _why_not_traced(x_name, x, backend, loss)
     trace_error = None
@@ -68,6 +70,11 @@ def program_of(
         checks.on_device(x_name, x, like.device)
     else:
         checks.alike(x_name, x, like.dtype, like.device)
+    if x.is_meta:
+        raise ValueError(
+            f"{x_name} must be where numbers are, since {type(model).__name__} runs as it is "
+            f"({why}), got device {x.device}"
+        )
     try:
         return module_program(model, x[0, : _real(size, x)], tensors, why)
     except Exception as error:
