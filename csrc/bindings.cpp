@@ -3,6 +3,11 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <cstddef>
+#include <optional>
+#include <string>
+#include <utility>
+
 #include "cpu/cpu_features.h"
 #include "cpu/executor.h"
 #include "cpu/passes.h"
@@ -42,6 +47,18 @@ void run_call(const ProgramOwner& program, const CallArgument& argument,
   } catch (const Interrupted&) {
     throw py::error_already_set();
   }
+}
+
+// How a call of such sizes would run: how many tasks in lockstep, and why not. Its tensors matter
+// only in whether they are there.
+template <class Real>
+std::pair<int, std::optional<std::string>> lockstep_as(const ProgramOwner& program,
+                                                       const CallArgument& argument, double saved) {
+  const std::vector<Address> addresses{0, alignof(std::max_align_t)};
+  const CallOwner<Real> owner(program, argument, addresses, 0);
+  const LockstepChoice choice = lockstep(owner.call(), saved);
+  if (!choice.why_not) return {choice.width, std::nullopt};
+  return {choice.width, choice.why_not};
 }
 
 std::vector<std::string> supported_isa_names() {
@@ -132,6 +149,17 @@ PYBIND11_MODULE(_native, m) {
         py::arg("is_double"), py::arg("threads"),
         "The inner loop of every task and its gradients, or with vectors their Hessian products. "
         "Ends early where a signal's handler raises.");
+
+  m.def(
+      "lockstep",
+      [](const ProgramOwner& program, const CallArgument& call, bool is_double, double saved) {
+        return is_double ? lockstep_as<double>(program, call, saved)
+                         : lockstep_as<float>(program, call, saved);
+      },
+      py::arg("program"), py::arg("call"), py::arg("is_double"), py::arg("saved"),
+      "How many tasks a vector has lanes for, and why tasks do not run in lockstep; None if they "
+      "do, if another form would save so many seconds a task. Of the call's tensors, index 1 is "
+      "one that is there.");
 
   py::class_<PassesArgument> passes(m, "Passes");
   passes.def(py::init<>())

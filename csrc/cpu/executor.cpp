@@ -8,9 +8,11 @@
 #include <cstdlib>
 #include <limits>
 #include <memory>
-#include <system_error>
+#include <optional>
+#include <thread>
 
 #include "kernels.h"
+#include "lockstep.h"
 #include "memory.h"
 #include "ordered_sum.h"
 #include "thread_pool.h"
@@ -18,9 +20,9 @@
 namespace fastmaml {
 namespace {
 
-// Tasks are taken in chunks. A team gathers a chunk's gradients in a sum of its own, which is then
-// added to the result in the order of the chunks. How many there are depends on the number of tasks
-// alone, so that the order of summation does too.
+// Tasks, or groups of them in lockstep, are taken in chunks. A team gathers a chunk's gradients in
+// a sum of its own, which is then added to the result in the order of the chunks. How many there
+// are depends on the number of tasks alone, so that the order of summation does too.
 constexpr int64_t most_chunks = 64;
 
 // Multiply-adds of one task, roughly: what decides whether more threads pay.
@@ -45,15 +47,17 @@ struct Threads {
 };
 
 // One team a thread; several lanes a team where that ends sooner, since tasks are few and do not
-// come out even, if a task is large enough to be worth their waiting for each other.
+// come out even, if a task is large enough to be worth their waiting for each other. A team that
+// runs tasks in lockstep is one thread.
 template <class Real>
-Threads divide(const Call<Real>& call, int64_t chunks, int threads) {
+Threads divide(const Call<Real>& call, int64_t chunks, int threads, bool in_lockstep) {
   constexpr double worth_a_thread = 2e5, worth_a_lane = 4e6;
   constexpr double lane_share = 0.9;  // of a thread's work that each lane after the first adds
   const double work = task_work(call);
   const double useful = std::max(1.0, work * call.tasks / worth_a_thread);
   if (useful < threads) threads = static_cast<int>(useful);
-  const int most_lanes = static_cast<int>(std::clamp(work / worth_a_lane, 1.0, double(threads)));
+  const int most_lanes =
+      in_lockstep ? 1 : static_cast<int>(std::clamp(work / worth_a_lane, 1.0, double(threads)));
   Threads best{0, 0};
   double least = std::numeric_limits<double>::infinity();
   for (int lanes = 1; lanes <= most_lanes; ++lanes) {
@@ -68,6 +72,13 @@ Threads divide(const Call<Real>& call, int64_t chunks, int threads) {
   return best;
 }
 
+// The program of groups, where tasks run in lockstep.
+template <class Real>
+std::optional<LockstepProgram> lockstep_program(const Call<Real>& call) {
+  if (lockstep(call).why_not) return {};
+  return LockstepProgram(call.program, kernels<Real>().width);
+}
+
 template <class Real>
 class Run {
  public:
@@ -77,14 +88,16 @@ class Run {
       int threads, Interrupt interrupt)
       : call_(call),
         kernel_(kernel),
-        workspace_(plan_workspace(call)),
-        chunks_(std::min(call.tasks, most_chunks)),
-        threads_(divide(call, chunks_, threads)),
-        teams_(std::make_unique<Team[]>(threads_.teams)),
+        program_(lockstep_program(call)),
+        units_(program_ ? ceil_div(call.tasks, program_->view().tasks) : call.tasks),
+        chunks_(std::min(units_, most_chunks)),
+        threads_(divide(call, chunks_, threads, program_.has_value())),
+        sizes_(call, program_),
         sum_stride_((call.summed_size + 15) / 16 * 16),
         sums_(std::min<int64_t>(chunks_, (1 + spare_sums) * threads_.teams - spare_sums)),
-        memory_((threads_.teams * workspace_.size + sums_ * sum_stride_) * sizeof(Real)),
-        sum_(gradients, chunks_, workspace(threads_.teams), sums_, sum_stride_),
+        memory_((threads_.teams * sizes_.team() + sums_ * sum_stride_) * sizeof(Real)),
+        teams_(std::make_unique<Team[]>(threads_.teams)),
+        sum_(gradients, chunks_, memory_of(threads_.teams), sums_, sum_stride_),
         interruption_(interrupt) {
     for (int team = 0; team < threads_.teams; ++team) {
       teams_[team].shared.stop = interrupted;
@@ -103,34 +116,69 @@ class Run {
  private:
   struct Team {
     TeamShared shared;
-    int64_t chunk;  // that it is at, and the sums of that
+    std::unique_ptr<LockstepCall<Real>> group;  // where tasks run in lockstep
+    int64_t chunk;                              // that it is at, and the sums of that
     Real* sums;
   };
 
+  // Numbers that a team needs: of a task's workspace, and of a group's tensors.
+  struct Sizes {
+    Workspace workspace;
+    int64_t group = 0;
+
+    Sizes(const Call<Real>& call, const std::optional<LockstepProgram>& program) {
+      if (program) {
+        const LockstepCall<Real> of_group(call, *program, nullptr);
+        workspace = plan_workspace(of_group.call());
+        group = of_group.size();
+      } else {
+        workspace = plan_workspace(call);
+      }
+    }
+    int64_t team() const { return workspace.size + group; }
+  };
+
+  static int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
   static bool interrupted(void* self) { return static_cast<Run*>(self)->interruption_.happened(); }
 
-  Real* workspace(int team) { return memory_.as<Real>() + team * workspace_.size; }
+  Real* memory_of(int team) { return memory_.as<Real>() + team * sizes_.team(); }
 
   void lane(int index) {
     Team& team = teams_[index / threads_.lanes];
-    Real* memory = workspace(index / threads_.lanes);
+    Real* memory = memory_of(index / threads_.lanes);
     const Lane lane{index % threads_.lanes, threads_.lanes, &team.shared};
     portable::TeamCpu<Real> lanes(lane.rank, lane.size, lane.shared);
+    if (program_) {
+      Real* tensors = memory + sizes_.workspace.size;
+      team.group = std::make_unique<LockstepCall<Real>>(call_, *program_, tensors);
+      kernels<Real>().begin_lockstep(*team.group);
+    }
     for (;;) {
       if (lane.rank == 0) begin_chunk(team);
       if (lanes.stopped()) return;  // a barrier too
       if (team.chunk >= chunks_) return;
-      const int64_t first = call_.tasks * team.chunk / chunks_;
-      const int64_t last = call_.tasks * (team.chunk + 1) / chunks_;
-      for (int64_t task = first; task < last; ++task) {
+      const int64_t first = units_ * team.chunk / chunks_;
+      const int64_t last = units_ * (team.chunk + 1) / chunks_;
+      for (int64_t unit = first; unit < last; ++unit) {
         if (poison_ && lane.rank == 0) {
-          std::fill_n(memory, workspace_.size, std::numeric_limits<Real>::quiet_NaN());
+          std::fill_n(memory, sizes_.workspace.size, std::numeric_limits<Real>::quiet_NaN());
         }
         if (lanes.stopped()) return;
-        kernel_(lane, call_, workspace_, memory, team.sums, task);
+        run_unit(team, lane, memory, unit);
       }
-      if (lane.rank == 0) sum_.finish(team.chunk, team.sums);
+      if (lane.rank == 0) finish_chunk(team);
     }
+  }
+
+  // A task, or a group of them: groups are of nearly equal size.
+  void run_unit(Team& team, const Lane& lane, Real* memory, int64_t unit) {
+    if (!team.group) {
+      kernel_(lane, call_, sizes_.workspace, memory, team.sums, unit);
+      return;
+    }
+    const int64_t first = call_.tasks * unit / units_, last = call_.tasks * (unit + 1) / units_;
+    kernels<Real>().run_group(*team.group, sizes_.workspace, memory, lane.shared, first, last);
   }
 
   void begin_chunk(Team& team) {
@@ -140,7 +188,13 @@ class Run {
       if (tries > 100) sched_yield();
     }
     std::fill_n(team.sums, sum_stride_, Real(0));
+    if (team.group) std::fill_n(team.group->sums, team.group->sums_size, Real(0));
     team.chunk = next_chunk_.fetch_add(1);
+  }
+
+  void finish_chunk(Team& team) {
+    if (team.group) kernels<Real>().add_group_sums(*team.group, team.sums);
+    sum_.finish(team.chunk, team.sums);
   }
 
   // Chunks a team may be ahead of its turn, beside the one that it is at.
@@ -148,13 +202,15 @@ class Run {
 
   const Call<Real>& call_;
   Kernel kernel_;
-  Workspace workspace_;
+  std::optional<LockstepProgram> program_;  // where tasks run in lockstep
+  int64_t units_;                           // tasks, or groups of them
   int64_t chunks_;
   Threads threads_;
-  std::unique_ptr<Team[]> teams_;
+  Sizes sizes_;
   int64_t sum_stride_;
   int64_t sums_;
-  Memory memory_;  // the workspaces of the teams, then the sums of chunks
+  Memory memory_;  // of the teams, then the sums of chunks
+  std::unique_ptr<Team[]> teams_;
   OrderedSum<Real> sum_;
   Interruption interruption_;
   std::atomic<int64_t> next_chunk_{0};
@@ -163,6 +219,19 @@ class Run {
 };
 
 }  // namespace
+
+template <class Real>
+LockstepChoice lockstep(const Call<Real>& call, double saved) {
+  const int width = kernels<Real>().width;
+  const char* refusal = call.tasks == 0 ? "there are no tasks" : lockstep_refusal(call);
+  if (refusal) return {width, refusal};
+  const char* forced = std::getenv("FASTMAML_LOCKSTEP");
+  if (forced && *forced) {
+    return {width, std::atoi(forced) ? nullptr : "FASTMAML_LOCKSTEP forbids it"};
+  }
+  const int cores = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+  return {width, lockstep_pays(call, width, cores, saved) ? nullptr : "they end sooner so"};
+}
 
 template <class Real>
 void run(const Call<Real>& call, const std::vector<SummedGradient<Real>>& summed, int threads,
@@ -176,6 +245,8 @@ void hessian_vector_products(const Call<Real>& call, int threads, Interrupt inte
   Run<Real>(call, kernels<Real>().hessian_vector_product, none, threads, interrupt).tasks();
 }
 
+template LockstepChoice lockstep(const Call<float>&, double);
+template LockstepChoice lockstep(const Call<double>&, double);
 template void run(const Call<float>&, const std::vector<SummedGradient<float>>&, int, Interrupt);
 template void run(const Call<double>&, const std::vector<SummedGradient<double>>&, int, Interrupt);
 template void hessian_vector_products(const Call<float>&, int, Interrupt);

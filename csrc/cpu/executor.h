@@ -16,6 +16,16 @@ struct SummedGradient {
   int64_t size;
 };
 
+// Whether the tasks of a call run in lockstep, one in each lane of vectors of `width` numbers, or
+// one by one, where another form of layers would save so many seconds a task. It depends on the
+// call's sizes and on the machine, and not on how many threads there are.
+struct LockstepChoice {
+  int width;
+  const char* why_not;  // null: they do
+};
+template <class Real>
+LockstepChoice lockstep(const Call<Real>& call, double saved = 0);
+
 // Results are bitwise the same for any number of threads; so are those of one task whatever the
 // other tasks hold, and sums over tasks are in an order that the number of tasks alone decides.
 //

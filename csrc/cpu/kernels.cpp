@@ -2,6 +2,7 @@
 #include "kernels.h"
 
 #include "../program/inner_loop.h"
+#include "lockstep_group.h"
 
 namespace fastmaml::FM_ISA {
 namespace {
@@ -25,6 +26,12 @@ void hessian_vector_product(const Lane& lane, const Call<Real>& call, const Work
 }
 
 template <class Real>
+void run_group(const LockstepCall<Real>& call, const Workspace& workspace, Real* memory,
+               TeamShared* shared, int64_t first, int64_t last) {
+  LockstepGroup<Real>{call, first, last}.run(workspace, memory, shared);
+}
+
+template <class Real>
 void passes(const PassesCall<Real>& call) {
   Team<Real> team(0, 1, nullptr);
   Network<Team<Real>, Real> network(team, call.program, call.samples);
@@ -36,11 +43,12 @@ void passes(const PassesCall<Real>& call) {
   const Frame<Real> bar_dots{call.x_bar_dot, nullptr, call.bar_dots};
   const Parameters<Real> w{call.w, nullptr, 0}, w_dot{call.w_dot, nullptr, 0};
   network.forward(Place::active, values, w, draw);
-  network.backward(Place::active, values, bars, w, {call.w_bar, true, nullptr, 0, nullptr},
-                   call.wanted, draw);
+  network.backward(Place::active, values, bars, w,
+                   {call.w_bar, call.w_bar, nullptr, 0, nullptr, 0, nullptr}, call.wanted, draw);
   network.forward_jvp(values, dots, w, w_dot, draw);
   network.backward_jvp(values, bars, dots, bar_dots, w, w_dot,
-                       {call.w_bar_dot, true, nullptr, 0, nullptr}, call.wanted, draw);
+                       {call.w_bar_dot, call.w_bar_dot, nullptr, 0, nullptr, 0, nullptr},
+                       call.wanted, draw);
 }
 
 template <class Real>
@@ -50,15 +58,16 @@ void loss_passes(const LossPassesCall<Real>& call) {
                             call.labels,          call.target,  call.weights};
   with_loss(call.kind, [&](auto layer) {
     layer.forward(team, in, call.sample_loss);
-    layer.backward(team, in, Real(1), {call.prediction_bar, false, call.target_bar, nullptr});
+    layer.backward(team, in, {1, nullptr}, {call.prediction_bar, false, call.target_bar, nullptr});
     layer.backward_jvp(team, in, call.prediction_dot,
                        {call.prediction_bar_dot, false, call.target_bar_dot, call.sample_loss_dot});
   });
 }
 
 template <class Real>
-constexpr Kernels<Real> table{run_task<Real>, hessian_vector_product<Real>, passes<Real>,
-                              loss_passes<Real>};
+constexpr Kernels<Real> table{
+    run_task<Real>,  hessian_vector_product<Real>,  Vec<Real>::width, LockstepGroup<Real>::begin,
+    run_group<Real>, LockstepGroup<Real>::add_sums, passes<Real>,     loss_passes<Real>};
 
 }  // namespace
 

@@ -4,6 +4,7 @@
 #include "../program/call.h"
 #include "../program/workspace.h"
 #include "../team/team_cpu.h"
+#include "lockstep.h"
 
 namespace fastmaml {
 
@@ -52,6 +53,13 @@ struct Kernels {
   void (*hessian_vector_product)(const Lane& lane, const Call<Real>& call,
                                  const Workspace& workspace, Real* memory, Real* summed,
                                  int64_t task);
+  // Tasks in lockstep: how many a group; what comes before the first group; the group of the tasks
+  // first..last-1; what all groups so far have summed, added to the call's sums.
+  int width;
+  void (*begin_lockstep)(const LockstepCall<Real>& call);
+  void (*run_group)(const LockstepCall<Real>& call, const Workspace& workspace, Real* memory,
+                    TeamShared* shared, int64_t first, int64_t last);
+  void (*add_group_sums)(const LockstepCall<Real>& call, Real* summed);
   void (*passes)(const PassesCall<Real>& call);
   void (*loss_passes)(const LossPassesCall<Real>& call);
 };

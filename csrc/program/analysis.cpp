@@ -25,6 +25,9 @@ bool is_norm(OpKind kind) {
   return kind == OpKind::batch_norm || kind == OpKind::layer_norm || kind == OpKind::rms_norm;
 }
 
+// Whether the derivative of an op of this kind reads the op's output.
+bool is_activation(OpKind kind) { return kind >= OpKind::relu && kind <= OpKind::sin; }
+
 }  // namespace
 
 std::vector<std::string> op_kinds() { return {std::begin(op_names), std::end(op_names)}; }
@@ -61,7 +64,8 @@ ProgramOwner::ProgramOwner(const std::vector<OpDescription>& ops,
 }
 
 Program ProgramOwner::view() const {
-  return {ops_.data(),
+  return {1,
+          ops_.data(),
           values_.data(),
           slots_.data(),
           static_cast<int32_t>(ops_.size()),
@@ -102,14 +106,39 @@ void ProgramOwner::add_statistics() {
   }
 }
 
+// The value that a relu can overwrite, in every frame; -1 where it cannot. Its derivative is the
+// same function of its output, and there is no second one; so nobody else may need its input,
+// neither another op nor the one that made it.
+int32_t ProgramOwner::overwritten(const Op& op) const {
+  const int32_t input = op.input[0];
+  if (op.kind != OpKind::relu || values_[input].place != Place::active || input == output_) {
+    return -1;
+  }
+  int readers = 0;
+  bool is_read_by_maker = true;
+  for (const Op& other : ops_) {
+    for (const int32_t value : other.input) readers += value == input;
+    if (other.output == input) is_read_by_maker = is_activation(other.kind);
+  }
+  return readers == 1 && !is_read_by_maker ? input : -1;
+}
+
 void ProgramOwner::place_values() {
-  for (Value& value : values_) {
-    if (value.place == Place::input) continue;
+  std::vector<int32_t> place_of(values_.size(), -1);  // where it is another value's
+  for (const Op& op : ops_) place_of[op.output] = overwritten(op);
+  for (size_t v = 0; v < values_.size(); ++v) {
+    Value& value = values_[v];
+    if (value.place == Place::input || place_of[v] >= 0) continue;
     const int frame = value.place == Place::fixed ? 0 : 1;
     value.sample_offset = frame_sample_[frame];
     value.task_offset = frame_task_[frame];
     frame_sample_[frame] += value.sample_size;
     frame_task_[frame] += value.task_size;
+  }
+  for (size_t v = 0; v < values_.size(); ++v) {
+    if (place_of[v] < 0) continue;
+    values_[v].sample_offset = values_[place_of[v]].sample_offset;
+    values_[v].task_offset = values_[place_of[v]].task_offset;
   }
 }
 

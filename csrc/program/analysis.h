@@ -50,6 +50,7 @@ class ProgramOwner {
  private:
   void find_active(bool input_active);
   void add_statistics();
+  int32_t overwritten(const Op& op) const;
   void place_values();
   void mark_first_contributions();
 

@@ -31,6 +31,9 @@ struct Rate {
   int64_t rows;
   int64_t elements;  // 1, or the slot's size
   int64_t grad;      // offset of its gradient in the summed gradients; -1: not wanted
+
+  FM_HD int64_t row_index(int64_t k) const { return k < rows ? k : rows - 1; }
+  FM_HD const Real* row(int64_t k) const { return data + row_index(k) * elements; }
 };
 
 template <class Real>
@@ -85,6 +88,11 @@ struct Call {
   bool keep_phi;
   bool keep_states;
   bool keep_tape;  // activations; they are computed again where they are not kept
+
+  // Whether an inner step's products write phi_{k+1} rather than its gradient; and whether those of
+  // the adjoint take v for their direction, not u = -rate v, and multiply what they add to v.
+  bool fuse_step;
+  bool fuse_adjoint;
 };
 
 }  // namespace fastmaml

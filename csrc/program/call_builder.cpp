@@ -112,6 +112,24 @@ void CallOwner<Real>::decide_what_is_kept(const CallArgument& a) {
                                        [](const Rate<Real>& rate) { return rate.grad >= 0; });
   call_.keep_phi = adjoint && (!call_.first_order || query_between);
   call_.keep_states = adjoint && rate_wanted;
+  // With one number as the rate of a slot, a step is phi + (-rate) y_bar^T x.
+  bool is_one_number = true, is_one_rate = true;
+  const Rate<Real>* first = nullptr;
+  bool others_wanted = false;
+  for (size_t slot = 0; slot < rates_.size(); ++slot) {
+    const Rate<Real>& rate = rates_[slot];
+    if (!call_.program.slots[slot].adapted) {
+      others_wanted |= a.parameters[slot].grad != 0;
+      continue;
+    }
+    if (!first) first = &rate;
+    is_one_number &= rate.elements == 1;
+    is_one_rate &= rate.data == first->data && rate.rows == first->rows;
+  }
+  const bool samples_wanted = a.support.x_grad || a.support.target_grad || a.support.weights_grad;
+  call_.fuse_step = call_.momentum == 0 && !call_.keep_states && is_one_number;
+  call_.fuse_adjoint = adjoint && !call_.first_order && call_.fuse_step && is_one_rate &&
+                       !others_wanted && !samples_wanted;
   const int64_t tape =
       2 * int64_t{sizeof(Real)} * call_.steps *
       (call_.program.frame_sample[1] * call_.support.count + call_.program.frame_task[1]);

@@ -56,12 +56,20 @@ struct Dual {
   template <class Team, class Real>
   FM_DEVICE static void backward(Team& team, const Op& op, const Operands<Real>& o) {
     to_z(team, op, o, o.y_bar);
-    if (o.w_grad[0] && o.of_support) {
-      const int64_t numbers = op.rows * o.samples * op.out;
-      Real* to = o.w_grad[0];
-      put_each(team, numbers, to, o.add_w[0], [y_bar = o.y_bar](int64_t i) { return y_bar[i]; });
-      if (!o.add_w[0]) {  // padding does not move
-        team.write(op.in * op.out - numbers, to + numbers, [](int64_t) { return Real(0); });
+    const Accumulation<Real> to = o.w_grad[0];
+    if (to.to && o.of_support) {
+      const int64_t numbers = op.rows * o.samples * op.out, padding = op.in * op.out - numbers;
+      const Real* start = to.start;
+      if (start) {
+        team.write(numbers, to.to,
+                   [=, y_bar = o.y_bar](int64_t i) { return start[i] + to.factor * y_bar[i]; });
+      } else {
+        team.write(numbers, to.to,
+                   [=, y_bar = o.y_bar](int64_t i) { return to.factor * y_bar[i]; });
+      }
+      if (start != to.to) {  // padding does not move
+        team.write(padding, to.to + numbers,
+                   [=](int64_t i) { return start ? start[numbers + i] : Real(0); });
       }
     } else {
       to_coefficients(team, op, o, o.y_bar);
@@ -105,11 +113,11 @@ struct Dual {
   template <class Team, class Real>
   FM_DEVICE static void to_coefficients(Team& team, const Op& op, const Operands<Real>& o,
                                         const Real* y_bar) {
-    Real* to = o.w_grad[0];
-    if (!to) return;
-    team.gemm(op.in, op.out, op.rows * o.samples, Real(1), View<const Real>{o.x[1], 1, op.in},
-              View<const Real>{y_bar, op.out, 1},
-              View<const Real>{o.add_w[0] ? to : nullptr, op.out, 1}, View<Real>{to, op.out, 1});
+    const Accumulation<Real> to = o.w_grad[0];
+    if (!to.to) return;
+    team.gemm(op.in, op.out, op.rows * o.samples, to.factor, View<const Real>{o.x[1], 1, op.in},
+              View<const Real>{y_bar, op.out, 1}, View<const Real>{to.start, op.out, 1},
+              View<Real>{to.to, op.out, 1});
   }
 };
 

@@ -38,19 +38,44 @@ struct Parameters {
   }
 };
 
-// Where parameter gradients go: `adapted` is written or added to, the others are added to; null
-// where not wanted.
+// Where a gradient goes: to = start + factor * gradient. A start that is null is zero.
+template <class Real>
+struct Accumulation {
+  Real* to;  // null: not wanted
+  const Real* start;
+  Real factor;
+
+  FM_HD void put(int64_t i, Real gradient) const {
+    to[i] = start ? start[i] + factor * gradient : factor * gradient;
+  }
+};
+
+// Where the gradients of parameters go. Those of adapted ones are written at `adapted`, from a
+// start, and by factors that may be minus the rates of an inner step; the others' are added to.
 template <class Real>
 struct Gradients {
-  Real* adapted;
-  bool add;
+  Real* adapted;            // null: not wanted
+  const Real* start;        // of the adapted; `adapted` itself to add to it, null for zero
+  const Rate<Real>* rates;  // one a slot; null: factor 1
+  int64_t step;
   const Parameter<Real>* others;  // one a slot
   int64_t task;
   Real* summed;
 
-  FM_HD Real* operator()(const Slot* slots, int32_t slot) const {
-    if (slots[slot].adapted) return adapted ? adapted + slots[slot].offset : nullptr;
-    return others ? others[slot].gradient(slots[slot], task, summed) : nullptr;
+  // `is_first`: of the ops that add to the slot's gradient.
+  FM_HD Accumulation<Real> operator()(const Slot* slots, int32_t slot, bool is_first) const {
+    const Slot& s = slots[slot];
+    if (!s.adapted) {
+      Real* to = others ? others[slot].gradient(s, task, summed) : nullptr;
+      return {to, to, Real(1)};
+    }
+    if (!adapted) return {nullptr, nullptr, Real(1)};
+    Real* to = adapted + s.offset;
+    return {to,
+            !is_first ? to
+            : start   ? start + s.offset
+                      : nullptr,
+            rates ? -*rates[slot].row(step) : Real(1)};
   }
 };
 
@@ -88,8 +113,7 @@ struct Operands {
   bool add_x[2];  // add to x_grad, or write it
   const Real* w[2];
   const Real* w_dot[2];
-  Real* w_grad[2];
-  bool add_w[2];
+  Accumulation<Real> w_grad[2];
   Real* statistics;  // of norms, in the frames of x, x_dot, y_bar and y_bar_dot
   Real* statistics_dot;
   Real* statistics_bar;

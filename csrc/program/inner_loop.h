@@ -1,5 +1,6 @@
-// One task from beginning to end: K inner steps on the support samples, the query loss, and the
-// adjoint recursion back through all of it. With c_k the weight of the query loss at phi_k,
+// One task, or those that run in lockstep, from beginning to end: K inner steps on the support
+// samples, the query loss, and the adjoint recursion back through all of it. With c_k the weight of
+// the query loss at phi_k,
 //
 //   g_k = grad l_s(phi_k)     (phi, s)_{k+1} = update(phi_k, s_k, g_k)
 //   task_loss = sum_k c_k l_q(phi_k)
@@ -43,18 +44,19 @@ class InnerLoop {
     if (call_.query.x) {
       query_.forward(Place::fixed, query_values(), parameters(0), query_draw(0));
     }
-    double loss = 0;
+    double loss[Team::most_tasks] = {};
     for (int64_t k = 0; k < call_.steps; ++k) {
       if (team_.stopped()) return;
-      if (counts(k)) loss += call_.step_weights[k] * query_loss(k);
+      if (counts(k)) add_query_loss(k, loss);
       inner_step(k);
     }
     if (call_.query.x) {
-      const double last = query_loss(call_.steps);
-      if (counts(call_.steps)) loss += call_.step_weights[call_.steps] * last;
+      add_query_loss(call_.steps, loss);
       write_prediction();
     }
-    if (call_.task_loss && team_.rank() == 0) call_.task_loss[task_] = Real(loss);
+    if (call_.task_loss && team_.rank() == 0) {
+      for (int j = 0; j < team_.tasks(); ++j) call_.task_loss[task_ + j] = Real(loss[j]);
+    }
     if (call_.adapted) scatter(phi(call_.steps), call_.adapted);
     if (call_.differentiate) adjoint();
     team_.sync();
@@ -64,13 +66,13 @@ class InnerLoop {
   FM_DEVICE_ONCE void hessian_vector_product() {
     gather_initial();
     support_.forward(Place::fixed, support_values(0), parameters(0), support_draw(0));
-    support_gradient(0, nullptr);
+    support_gradient(0, no_gradient());
     Real* u = part(ws_.u);
     Real* v = part(ws_.v);
     gather(call_.vectors, u);
     fill_zero(v, program_.adapted_size);
     team_.sync();
-    add_hessian_product(0, u, v);
+    add_hessian_product(0, u, gradients(v));
     scatter(v, call_.products);
     team_.sync();
   }
@@ -178,7 +180,7 @@ class InnerLoop {
     const int64_t count = samples.size_of(task_), first = task_ * samples.count;
     return {program_.label_smoothing,
             count,
-            call_.output_size,
+            call_.output_size / team_.tasks(),
             at(values, output(), count),
             samples.labels ? samples.labels + first : nullptr,
             samples.target ? samples.target + first * call_.output_size : nullptr,
@@ -195,19 +197,26 @@ class InnerLoop {
 
   // ---- forward ----------------------------------------------------------------------------
 
-  // Forward and backward on the support samples at phi_k; the gradient goes to `gradient`.
-  FM_DEVICE_ONCE void support_gradient(int64_t k, Real* gradient) {
+  // Forward and backward on the support samples at phi_k; where the gradient goes.
+  FM_DEVICE_ONCE void support_gradient(int64_t k, const Gradients<Real>& gradient) {
     const Frame<Real> values = support_values(k), bars = support_bars(k);
     support_.forward(Place::active, values, parameters(k), support_draw(k));
     const LossInputs<Real> inputs = loss_inputs(call_.support, values);
     const LossGradients<Real> to{at(bars, output(), inputs.samples), false, nullptr, nullptr};
-    with_loss(program_.loss, [&](auto layer) { layer.backward(team_, inputs, Real(1), to); });
-    support_.backward(Place::active, values, bars, parameters(k),
-                      {gradient, false, nullptr, task_, nullptr}, call_.active, support_draw(k));
+    with_loss(program_.loss,
+              [&](auto layer) { layer.backward(team_, inputs, LossSeed<Real>{1, nullptr}, to); });
+    support_.backward(Place::active, values, bars, parameters(k), gradient, call_.active,
+                      support_draw(k));
   }
 
+  FM_DEVICE static Gradients<Real> no_gradient() { return {}; }
+
   FM_DEVICE_ONCE void inner_step(int64_t k) {
-    support_gradient(k, state_after(k));
+    if (call_.fuse_step) {
+      support_gradient(k, {phi(k + 1), phi(k), call_.rates, k, nullptr, task_, nullptr});
+      return;
+    }
+    support_gradient(k, {state_after(k), nullptr, nullptr, 0, nullptr, task_, nullptr});
     const Real* state = call_.momentum != 0 && k > 0 ? state_after(k - 1) : nullptr;
     Sgd::step(team_, call_, k, phi(k), state, phi(k + 1), state_after(k));
   }
@@ -215,19 +224,23 @@ class InnerLoop {
   // Whether the query loss after k steps counts: 0 times what has diverged is 0.
   FM_DEVICE bool counts(int64_t k) const { return call_.task_loss && call_.step_weights[k] != 0; }
 
-  // The query loss at phi_k, 0 where none is asked for; leaves the query's values behind.
-  FM_DEVICE_ONCE double query_loss(int64_t k) {
+  // Adds c_k l_q(phi_k) of each task, if it counts; leaves the query's values behind.
+  FM_DEVICE_ONCE void add_query_loss(int64_t k, double* loss) {
     query_.forward(Place::active, query_values(), parameters(k), query_draw(k));
-    if (!call_.task_loss) return 0;
+    if (!counts(k)) return;
     const LossInputs<Real> inputs = loss_inputs(call_.query, query_values());
     Real* sample_loss = part(ws_.sample_loss);
     with_loss(program_.loss, [&](auto layer) { layer.forward(team_, inputs, sample_loss); });
-    // In double: losses of several steps may cancel.
-    const double sum = team_.total(inputs.samples, [&](int64_t i) {
-      return static_cast<double>(inputs.weight(i)) * static_cast<double>(sample_loss[i]);
-    });
+    const int tasks = team_.tasks();
+    for (int j = 0; j < tasks; ++j) {
+      // In double: losses of several steps may cancel.
+      const double sum = team_.total(inputs.samples, [&](int64_t i) {
+        const int64_t at = i * tasks + j;
+        return static_cast<double>(inputs.weight(at)) * static_cast<double>(sample_loss[at]);
+      });
+      loss[j] += call_.step_weights[k] * sum;
+    }
     team_.sync();
-    return sum;
   }
 
   FM_DEVICE void write_prediction() {
@@ -253,10 +266,14 @@ class InnerLoop {
     if (call_.through_steps) {
       for (int64_t k = K - 1; k >= 0; --k) {
         if (team_.stopped()) return;
-        Sgd::adjoint(team_, call_, k, state_after(k), v, r, u, summed_);
-        if (!call_.first_order) {
-          if (!call_.keep_tape) support_gradient(k, nullptr);
-          add_hessian_product(k, u, v);
+        if (!call_.keep_tape && !call_.first_order) support_gradient(k, no_gradient());
+        if (call_.fuse_adjoint) {
+          // H u = -rate H v, so v itself is the direction; u has room for what comes of it.
+          add_hessian_product(k, v, {u, v, call_.rates, k, call_.parameters, task_, summed_});
+          swap(v, u);
+        } else {
+          Sgd::adjoint(team_, call_, k, state_after(k), v, r, u, summed_);
+          if (!call_.first_order) add_hessian_product(k, u, gradients(v));
         }
         if (call_.task_loss_bar && counts(k)) {
           query_.forward(Place::active, query_values(), parameters(k), query_draw(k));
@@ -283,8 +300,9 @@ class InnerLoop {
     team_.sync();
   }
 
+  // Added to, all of them.
   FM_DEVICE Gradients<Real> gradients(Real* adapted) const {
-    return {adapted, true, call_.parameters, task_, summed_};
+    return {adapted, adapted, nullptr, 0, call_.parameters, task_, summed_};
   }
 
   // Adds the gradient of c_k task_loss_bar l_q(phi_k), and at phi_K of prediction_bar, to v and
@@ -301,15 +319,15 @@ class InnerLoop {
       team_.sync();
     }
     if (call_.task_loss_bar && counts(k)) {
-      const Real seed = call_.task_loss_bar[task_] * Real(call_.step_weights[k]);
+      const LossSeed<Real> seed{Real(call_.step_weights[k]), call_.task_loss_bar + task_};
       with_loss(program_.loss, [&](auto layer) { layer.backward(team_, inputs, seed, to); });
     }
     query_.backward(Place::active, values, bars, parameters(k), gradients(v), call_.query.wanted,
                     query_draw(k));
   }
 
-  // v += H_k u, and the same for all else that the support loss reads.
-  FM_DEVICE_ONCE void add_hessian_product(int64_t k, const Real* u, Real* v) {
+  // Adds H_k u to v, where `to` says, and the same for all else that the support loss reads.
+  FM_DEVICE_ONCE void add_hessian_product(int64_t k, const Real* u, const Gradients<Real>& to) {
     const Frame<Real> values = support_values(k), bars = support_bars(k);
     const Frame<Real> dots = support_dots(), bar_dots = support_bar_dots();
     const Parameters<Real> along{u, nullptr, task_};
@@ -319,8 +337,14 @@ class InnerLoop {
       layer.backward_jvp(team_, inputs, at(dots, output(), inputs.samples),
                          loss_gradients(call_.support, bar_dots));
     });
-    support_.backward_jvp(values, bars, dots, bar_dots, parameters(k), along, gradients(v),
+    support_.backward_jvp(values, bars, dots, bar_dots, parameters(k), along, to,
                           call_.support.wanted, support_draw(k));
+  }
+
+  FM_DEVICE static void swap(Real*& a, Real*& b) {
+    Real* const other = a;
+    a = b;
+    b = other;
   }
 
   FM_DEVICE void clear_fixed_bars() { fill_zero(part(ws_.fixed_bars), ws_.fixed_bars_size); }

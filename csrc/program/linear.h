@@ -20,6 +20,14 @@ struct Linear {
     const Real* second = nullptr;
   };
 
+  // Of the layer of one task.
+  struct Sizes {
+    int64_t in, out;
+    template <class Team>
+    FM_HD Sizes(const Team& team, const Op& op)
+        : in(op.in / team.tasks()), out(op.out / team.tasks()) {}
+  };
+
   template <class Team, class Real>
   FM_DEVICE static void forward(Team& team, const Op& op, const Operands<Real>& o) {
     product<Team, Real>(team, op, o, {o.x[0]}, {o.w[0]}, o.w[1], o.y);
@@ -62,26 +70,39 @@ struct Linear {
   template <class Team, class Real>
   FM_DEVICE static void bias_gradient(Team& team, const Op& op, const Operands<Real>& o,
                                       const Real* y_bar) {
-    if (!o.w_grad[1]) return;
-    team.template reduce<1>(
-        Along::group, op.out, op.rows * o.samples,
-        [&](int64_t column, int64_t row) { return Terms<Real, 1>{{y_bar[row * op.out + column]}}; },
-        [&](int64_t column, const Terms<Real, 1>& sum) {
-          put(o.w_grad[1] + column, sum.value[0], o.add_w[1]);
-        });
+    const Accumulation<Real> to = o.w_grad[1];
+    if (!to.to) return;
+    const auto reduce = [&](auto sink) {
+      team.template reduce<1>(
+          Along::group, op.out, op.rows * o.samples,
+          [y_bar, out = op.out](int64_t column, int64_t row) {
+            return Terms<Real, 1>{{y_bar[row * out + column]}};
+          },
+          sink);
+    };
+    // Asked for once, as in put_each.
+    if (to.start) {
+      reduce([to](int64_t column, const Terms<Real, 1>& sum) {
+        to.to[column] = to.start[column] + to.factor * sum.value[0];
+      });
+    } else {
+      reduce([to](int64_t column, const Terms<Real, 1>& sum) {
+        to.to[column] = to.factor * sum.value[0];
+      });
+    }
   }
 
  private:
-  // c = init + a b, or of two products those whose factors are there; one of them is.
+  // c = init + alpha a b, or of two products those whose factors are there; one of them is.
   template <class Team, class Real>
-  FM_DEVICE static void sum_of_products(Team& team, int64_t m, int64_t n, int64_t k, Pair<Real> a,
-                                        In<Real> a_at, Pair<Real> b, In<Real> b_at, In<Real> init,
-                                        View<Real> c) {
+  FM_DEVICE static void sum_of_products(Team& team, int64_t m, int64_t n, int64_t k, Real alpha,
+                                        Pair<Real> a, In<Real> a_at, Pair<Real> b, In<Real> b_at,
+                                        In<Real> init, View<Real> c) {
     const bool has_first = a.first && b.first, has_second = a.second && b.second;
     a_at.data = has_first ? a.first : a.second;
     b_at.data = has_first ? b.first : b.second;
     const bool both = has_first && has_second;
-    team.gemm(m, n, k, Real(1), a_at, b_at, init, c, both ? a.second : nullptr,
+    team.gemm(m, n, k, alpha, a_at, b_at, init, c, both ? a.second : nullptr,
               both ? b.second : nullptr);
   }
 
@@ -89,8 +110,10 @@ struct Linear {
   template <class Team, class Real>
   FM_DEVICE static void product(Team& team, const Op& op, const Operands<Real>& o, Pair<Real> x,
                                 Pair<Real> w, const Real* bias, Real* y) {
-    sum_of_products<Team, Real>(team, op.rows * o.samples, op.out, op.in, x, {nullptr, op.in, 1}, w,
-                                {nullptr, 1, op.in}, {bias, 0, 1}, {y, op.out, 1});
+    const Sizes size(team, op);
+    sum_of_products<Team, Real>(team, op.rows * o.samples, size.out, size.in, Real(1), x,
+                                {nullptr, size.in, 1}, w, {nullptr, 1, size.in}, {bias, 0, 1},
+                                {y, size.out, 1});
   }
 
   // x_grad = y_bar w
@@ -99,20 +122,22 @@ struct Linear {
                                        Pair<Real> y_bar, Pair<Real> w) {
     Real* to = o.x_grad[0];
     if (!to) return;
-    sum_of_products<Team, Real>(team, op.rows * o.samples, op.in, op.out, y_bar,
-                                {nullptr, op.out, 1}, w, {nullptr, op.in, 1},
-                                {o.add_x[0] ? to : nullptr, op.in, 1}, {to, op.in, 1});
+    const Sizes size(team, op);
+    sum_of_products<Team, Real>(team, op.rows * o.samples, size.in, size.out, Real(1), y_bar,
+                                {nullptr, size.out, 1}, w, {nullptr, size.in, 1},
+                                {o.add_x[0] ? to : nullptr, size.in, 1}, {to, size.in, 1});
   }
 
   // w_grad = y_bar^T x
   template <class Team, class Real>
   FM_DEVICE static void weight_gradient(Team& team, const Op& op, const Operands<Real>& o,
                                         Pair<Real> y_bar, Pair<Real> x) {
-    Real* to = o.w_grad[0];
-    if (!to) return;
-    sum_of_products<Team, Real>(team, op.out, op.in, op.rows * o.samples, y_bar,
-                                {nullptr, 1, op.out}, x, {nullptr, op.in, 1},
-                                {o.add_w[0] ? to : nullptr, op.in, 1}, {to, op.in, 1});
+    const Accumulation<Real> to = o.w_grad[0];
+    if (!to.to) return;
+    const Sizes size(team, op);
+    sum_of_products<Team, Real>(team, size.out, size.in, op.rows * o.samples, to.factor, y_bar,
+                                {nullptr, 1, size.out}, x, {nullptr, size.in, 1},
+                                {to.start, size.in, 1}, {to.to, size.in, 1});
   }
 };
 

@@ -12,26 +12,38 @@
 // and s the label smoothing, which is already in t.
 #pragma once
 
+#include <type_traits>
+
 #include "frame.h"
 #include "scalar_math.h"
 
 namespace fastmaml::FM_ISA {
 
-// The samples that a loss reads, of one task.
+// The samples that a loss reads, of one task or of those in lockstep.
 template <class Real>
 struct LossInputs {
   double label_smoothing;
   int64_t samples;
   int64_t features;
-  const Real* prediction;  // [samples, features]
-  const int64_t* labels;   // [samples], or
-  const Real* target;      // [samples, features]
-  const Real* weights;     // [samples]; null: 1 / samples
+  const Real* prediction;  // [samples, features, tasks]
+  const int64_t* labels;   // [samples, tasks], or
+  const Real* target;      // [samples, features, tasks]
+  const Real* weights;     // [samples, tasks]; null: 1 / samples
 
   FM_HD Real weight(int64_t i) const { return weights ? weights[i] : 1 / Real(samples); }
 };
 
-// Where a loss's gradients, or their tangents, go; null where not wanted.
+// What a loss's gradients are multiplied by: factor * bar[task]; a bar that is null is 1.
+template <class Real>
+struct LossSeed {
+  Real factor;
+  const Real* bar;
+
+  FM_HD Real operator()(int64_t task) const { return bar ? factor * bar[task] : factor; }
+};
+
+// Where a loss's gradients, or their tangents, go, each lying as what it is a gradient of; null
+// where not wanted.
 template <class Real>
 struct LossGradients {
   Real* prediction;
@@ -42,13 +54,13 @@ struct LossGradients {
 
 // Samples are taken in blocks of up to `most`, as many as the Team wants a lane to take at a time,
 // and a block feature by feature: loops over its samples are vector code however few features
-// there are.
-template <class Number, int most>
+// there are. In lockstep, a block is one sample of every task.
+template <class Number, int most, bool in_lockstep>
 struct Block {
   using Real = Number;
   // One feature of a block: predictions, targets and the predictions' tangents.
   struct Column {
-    Real z[most], t[most], z_dot[most];
+    Real z[most], t[most], z_dot[most] = {};
   };
   static constexpr int most_samples = most;
 
@@ -57,13 +69,20 @@ struct Block {
   int64_t first;
   int count;
 
-  FM_HD Block(const LossInputs<Real>& in, const Real* prediction_dot, int64_t index)
-      : in(in), prediction_dot(prediction_dot), first(index * most) {
+  FM_HD Block(const LossInputs<Real>& in, const Real* prediction_dot, int64_t index, int tasks)
+      : in(in), prediction_dot(prediction_dot), first(index * (in_lockstep ? tasks : most)) {
     const int64_t left = in.samples - first;
-    count = most == 1 || left >= most ? most : static_cast<int>(left);
+    count = in_lockstep ? tasks : most == 1 || left >= most ? most : static_cast<int>(left);
   }
 
-  FM_HD int64_t at(int j, int64_t c) const { return (first + j) * in.features + c; }
+  FM_HD static int64_t blocks(int64_t samples) {
+    return in_lockstep ? samples : (samples + most - 1) / most;
+  }
+  FM_HD static int64_t task(int j) { return in_lockstep ? j : 0; }
+
+  FM_HD int64_t at(int j, int64_t c) const {
+    return in_lockstep ? first * in.features + c * count + j : (first + j) * in.features + c;
+  }
 
   FM_HD void load(int64_t c, Column& column) const {
     for (int j = 0; j < count; ++j) column.z[j] = in.prediction[at(j, c)];
@@ -197,8 +216,8 @@ struct LossLayer {
   // sample_loss[i] = l_i
   template <class Team, class Real>
   FM_DEVICE_ONCE static void forward(Team& team, const LossInputs<Real>& in, Real* sample_loss) {
-    using Samples = Block<Real, Team::samples_a_lane>;
-    for_each_block<Samples>(team, in, nullptr, [&](const Samples& block) {
+    for_each_block<Real>(team, in, nullptr, [&](const auto& block) {
+      using Samples = std::remove_cvref_t<decltype(block)>;
       const Kind<Samples> kind(block);
       Real sum[Samples::most_samples] = {};
       for (int64_t c = 0; c < in.features; ++c) {
@@ -212,11 +231,11 @@ struct LossLayer {
 
   // The gradients by all inputs, of `seed` times the loss.
   template <class Team, class Real>
-  FM_DEVICE_ONCE static void backward(Team& team, const LossInputs<Real>& in, Real seed,
+  FM_DEVICE_ONCE static void backward(Team& team, const LossInputs<Real>& in, LossSeed<Real> seed,
                                       const LossGradients<Real>& to) {
-    using Samples = Block<Real, Team::samples_a_lane>;
-    using Column = typename Samples::Column;
-    for_each_block<Samples>(team, in, nullptr, [&](const Samples& block) {
+    for_each_block<Real>(team, in, nullptr, [&](const auto& block) {
+      using Samples = std::remove_cvref_t<decltype(block)>;
+      using Column = typename Samples::Column;
       const Kind<Samples> kind(block);
       gradients(
           block, seed, to, [&](const Column& x, int j) { return kind.term(x, j); },
@@ -230,12 +249,12 @@ struct LossLayer {
   FM_DEVICE_ONCE static void backward_jvp(Team& team, const LossInputs<Real>& in,
                                           const Real* prediction_dot,
                                           const LossGradients<Real>& to) {
-    using Samples = Block<Real, Team::samples_a_lane>;
-    using Column = typename Samples::Column;
-    for_each_block<Samples>(team, in, prediction_dot, [&](const Samples& block) {
+    for_each_block<Real>(team, in, prediction_dot, [&](const auto& block) {
+      using Samples = std::remove_cvref_t<decltype(block)>;
+      using Column = typename Samples::Column;
       const Kind<Samples> kind(block);
       gradients(
-          block, Real(1), to,
+          block, LossSeed<Real>{1, nullptr}, to,
           [&](const Column& x, int j) { return kind.z_slope(x, j) * x.z_dot[j]; },
           [&](const Column& x, int j) { return kind.z_slope_dot(x, j); },
           [&](const Column& x, int j) { return kind.t_slope_dot(x, j); });
@@ -244,23 +263,36 @@ struct LossLayer {
 
  private:
   // visit(block) for all samples, each block the work of one lane.
-  template <class Samples, class Team, class Visit>
-  FM_DEVICE static void for_each_block(Team& team, const LossInputs<typename Samples::Real>& in,
-                                       const typename Samples::Real* prediction_dot, Visit visit) {
-    constexpr int most = Samples::most_samples;
-    team.rows((in.samples + most - 1) / most,
-              [&](int64_t index) { visit(Samples(in, prediction_dot, index)); });
+  template <class Real, class Team, class Visit>
+  FM_DEVICE static void for_each_block(Team& team, const LossInputs<Real>& in,
+                                       const Real* prediction_dot, Visit visit) {
+    if constexpr (Team::most_tasks > 1) {
+      if (team.tasks() > 1) {
+        return visit_all<Block<Real, Team::most_tasks, true>>(team, in, prediction_dot, visit);
+      }
+    }
+    visit_all<Block<Real, Team::samples_a_lane, false>>(team, in, prediction_dot, visit);
+  }
+
+  template <class Samples, class Team, class Real, class Visit>
+  FM_DEVICE static void visit_all(Team& team, const LossInputs<Real>& in,
+                                  const Real* prediction_dot, Visit visit) {
+    team.rows(Samples::blocks(in.samples),
+              [&](int64_t index) { visit(Samples(in, prediction_dot, index, team.tasks())); });
     team.sync();
   }
 
   // Adds `seed` times the three functions of every feature and sample to where they are wanted.
   template <class Samples, class Real, class Weight, class Prediction, class Target>
-  FM_HD static void gradients(const Samples& block, Real seed, const LossGradients<Real>& to,
-                              Weight of_weight, Prediction of_prediction, Target of_target) {
+  FM_HD static void gradients(const Samples& block, LossSeed<Real> seed,
+                              const LossGradients<Real>& to, Weight of_weight,
+                              Prediction of_prediction, Target of_target) {
     constexpr int most = Samples::most_samples;
     const int count = block.count;
     Real w[most], sum[most] = {};
-    for (int j = 0; j < count; ++j) w[j] = seed * block.in.weight(block.first + j);
+    for (int j = 0; j < count; ++j) {
+      w[j] = seed(Samples::task(j)) * block.in.weight(block.first + j);
+    }
     for (int64_t c = 0; c < block.in.features; ++c) {
       typename Samples::Column x;
       block.load(c, x);
@@ -279,7 +311,9 @@ struct LossLayer {
       }
     }
     if (to.weights) {
-      for (int j = 0; j < count; ++j) to.weights[block.first + j] += seed * sum[j];
+      for (int j = 0; j < count; ++j) {
+        to.weights[block.first + j] += seed(Samples::task(j)) * sum[j];
+      }
     }
   }
 };

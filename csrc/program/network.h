@@ -179,8 +179,7 @@ class Network {
       }
       const int32_t slot = op.parameter[j];
       if (slot >= 0) {
-        o.w_grad[j] = gradients(program_.slots, slot);
-        o.add_w[j] = gradients.add || !program_.slots[slot].adapted || !op.first_parameter[j];
+        o.w_grad[j] = gradients(program_.slots, slot, op.first_parameter[j]);
       }
     }
   }

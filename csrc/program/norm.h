@@ -186,12 +186,11 @@ struct Normalise {
   template <class Team, class Real, class Groups, class F>
   FM_DEVICE static void parameter_gradients(Team& team, Groups groups, const Operands<Real>& o,
                                             F f) {
-    Real *w_grad = o.w_grad[0], *b_grad = o.w_grad[1];
-    const bool add_w = o.add_w[0], add_b = o.add_w[1];
-    if (!w_grad && !b_grad) return;
+    const Accumulation<Real> w_grad = o.w_grad[0], b_grad = o.w_grad[1];
+    if (!w_grad.to && !b_grad.to) return;
     const auto sink = [=](int64_t p, const Terms<Real, 2>& sum) {
-      if (w_grad) put(w_grad + p, sum.value[0], add_w);
-      if (b_grad) put(b_grad + p, sum.value[1], add_b);
+      if (w_grad.to) w_grad.put(p, sum.value[0]);
+      if (b_grad.to) b_grad.put(p, sum.value[1]);
     };
     if constexpr (requires { groups.positions; } || Groups::along == Along::group) {
       team.template reduce<2>(

@@ -2,7 +2,8 @@
 //
 // A pass over a program (forward, backward, tangents of both) keeps its numbers in a frame. All
 // frames of a program have one layout, so value v has its cotangent, tangent and so on at the
-// same place of other frames. Values are of three places:
+// same place of other frames. A relu's output overwrites its input, in all frames, where it may.
+// Values are of three places:
 //
 //   input    value 0: the samples themselves
 //   fixed    depends on neither adapted parameters nor dropout: computed once a task
@@ -69,6 +70,7 @@ struct Op {
 };
 
 struct Program {
+  int32_t tasks;  // in lockstep (team.h): all sizes count the numbers of all of them
   const Op* ops;
   const Value* values;
   const Slot* slots;

@@ -44,7 +44,7 @@ struct Sgd {
         team.write(slot.size, u_at, [=](int64_t i) { return -(rate(i) * v_at[i]); });
       }
       if (rates.grad < 0) return;
-      Real* rate_grad = summed + rates.grad + row_index(rates, k) * rates.elements;
+      Real* rate_grad = summed + rates.grad + rates.row_index(k) * rates.elements;
       if (rates.elements > 1) {
         team.write(slot.size, rate_grad,
                    [=](int64_t i) { return rate_grad[i] - v_at[i] * s_next[i]; });
@@ -67,18 +67,13 @@ struct Sgd {
       const Slot& slot = call.program.slots[index];
       if (!slot.adapted) continue;
       const Rate<Real>& rates = call.rates[index];
-      const Real* row = rates.data + row_index(rates, k) * rates.elements;
+      const Real* row = rates.row(k);
       if (rates.elements > 1) {
         visit(slot, rates, [row](int64_t i) { return row[i]; });
       } else {
         visit(slot, rates, [rate = *row](int64_t) { return rate; });
       }
     }
-  }
-
-  template <class Real>
-  FM_HD static int64_t row_index(const Rate<Real>& rate, int64_t k) {
-    return k < rate.rows ? k : rate.rows - 1;
   }
 };
 

@@ -64,13 +64,14 @@ Workspace plan_workspace(const Call<Real>& call, int64_t fast_memory) {
   const int64_t p = program.adapted_size;
   const bool adjoint = call.differentiate || call.vectors;
   const int64_t tangents = adjoint ? active(n) : 0;
-  layout.add(ws.sample_loss, m);
+  layout.add(ws.sample_loss, m * program.tasks);
   layout.add(ws.dot, std::max(tangents, active(m)));
   layout.add(ws.bar_dot, adjoint ? std::max(tangents, active(m)) : 0);
   layout.add(ws.v, adjoint ? p : 0);
   layout.add(ws.r, adjoint && call.momentum != 0 ? p : 0);
-  if (call.keep_states) layout.add(ws.u, adjoint ? p : 0);
-  layout.add(ws.states, ws.state_steps * p);
+  const bool states_are_free = !call.keep_states && !call.fuse_step;
+  if (!states_are_free) layout.add(ws.u, adjoint ? p : 0);
+  layout.add(ws.states, call.fuse_step ? 0 : ws.state_steps * p);
   layout.add(ws.support_fixed, fixed(n));
   layout.add(ws.phi, ws.phi_steps * p);
   layout.add(ws.tape, ws.tape_steps * ws.tape_stride);
@@ -83,7 +84,7 @@ Workspace plan_workspace(const Call<Real>& call, int64_t fast_memory) {
   ws.query_bars = ws.bar_dot;
   ws.query_fixed_bar = ws.fixed_bars + aligned(fixed(n));
   // Where no state is kept for the adjoint, its place is free by then.
-  if (!call.keep_states) ws.u = ws.states;
+  if (states_are_free) ws.u = ws.states;
   return ws;
 }
 

@@ -22,7 +22,7 @@ struct Workspace {
   // product comes between the query's forward and backward pass, those passes' frames.
   int64_t dot, query_values;
   int64_t bar_dot, query_bars;
-  int64_t sample_loss;  // [m]
+  int64_t sample_loss;  // [m, tasks in lockstep]
   int64_t size;         // of all
   int64_t fast_size;    // of those in fast memory
 

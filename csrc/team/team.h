@@ -6,6 +6,14 @@
 // Every element is computed by the same operations in the same order for any number of lanes of
 // processor cores, so results are bitwise the same for any such team.
 //
+// A Team of processor cores may run several tasks in lockstep, one in each lane of its vectors. An
+// element of anything that a task has is then as many numbers, one a task, which lie together: a
+// row of f features is one of f * tasks() numbers, and what works on numbers one by one, or on
+// columns, never knows. What does know: products, losses, and what comes in and goes out.
+//
+//   int  tasks() const;              // in lockstep; 1 <= tasks() <= most_tasks
+//   static constexpr int most_tasks;
+//
 //   int  rank() const;   // this lane, 0 <= rank < size
 //   int  size() const;
 //   void sync();         // all lanes arrive before any leaves; earlier writes become visible
@@ -13,7 +21,8 @@
 //
 //   // c = init + alpha * (a b + a_more b_more), with a [m, k], b [k, n], c [m, n]; init.data null
 //   // means zero; init may be c itself (accumulate), or a row with row_stride 0 (bias); a_more and
-//   // b_more lie as a and b do, and are null where there is one product alone
+//   // b_more lie as a and b do, and are null where there is one product alone. Sizes and strides
+//   // count elements
 //   void gemm(int64_t m, int64_t n, int64_t k, Real alpha, View<const Real> a,
 //             View<const Real> b, View<const Real> init, View<Real> c,
 //             const Real* a_more = nullptr, const Real* b_more = nullptr);

@@ -26,6 +26,9 @@ template <class Real, class Lanes>
 class TeamBlock {
  public:
   static constexpr int samples_a_lane = 1;
+  static constexpr int most_tasks = 1;
+
+  FM_HD static constexpr int tasks() { return 1; }
 
   FM_HD explicit TeamBlock(Lanes lanes) : lanes_(lanes) {}
 

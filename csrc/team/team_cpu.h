@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "gemm.h"
+#include "gemm_lockstep.h"
 
 namespace fastmaml {
 
@@ -31,7 +32,17 @@ class TeamCpu {
   // where size is 1.
   TeamCpu(int rank, int size, TeamShared* shared) : rank_(rank), size_(size), shared_(shared) {}
 
+  // One thread that runs as many tasks in lockstep as a vector has numbers.
+  static TeamCpu in_lockstep(TeamShared* shared) {
+    TeamCpu team(0, 1, shared);
+    team.tasks_ = most_tasks;
+    return team;
+  }
+
   static constexpr int samples_a_lane = 16;
+  static constexpr int most_tasks = Vec<Real>::width;
+
+  int tasks() const { return tasks_; }
 
   int rank() const { return rank_; }
   int size() const { return size_; }
@@ -52,7 +63,12 @@ class TeamCpu {
   void gemm(int64_t m, int64_t n, int64_t k, Real alpha, View<const Real> a, View<const Real> b,
             View<const Real> init, View<Real> c, const Real* a_more = nullptr,
             const Real* b_more = nullptr) {
-    FM_ISA::gemm(Product<Real>{m, n, k, alpha, a, b, init, c, a_more, b_more}, rank_, size_);
+    const Product<Real> product{m, n, k, alpha, a, b, init, c, a_more, b_more};
+    if (tasks_ > 1) {
+      gemm_in_lockstep(product);
+    } else {
+      FM_ISA::gemm(product, rank_, size_);
+    }
   }
 
   template <class F>
@@ -220,6 +236,7 @@ class TeamCpu {
     }
     Real totals[N][columns];
     sums.store(totals);
+#pragma GCC ivdep
     for (int l = 0; l < columns; ++l) {
       Terms<Real, N> total;
 #pragma GCC unroll 4
@@ -254,6 +271,7 @@ class TeamCpu {
 
   int rank_;
   int size_;
+  int tasks_ = 1;
   TeamShared* shared_;
 };
 

@@ -113,7 +113,8 @@ class Plan:
     """phi_0..phi_K of one task, and the momentum beside them; of a layer in the dual form its
     coefficients, not its weight."""
     placement: str | None
-    """Of the native executor on a GPU: the threads of a task, and where its memory is."""
+    """Of the native executor: on a CPU whether the tasks run in lockstep, on a GPU the threads of a
+    task and where its memory is."""
     tape_bytes: int | None
     """The largest pass of one task: its values, their cotangents and the tangents of both; None
     where the model is not traced."""
@@ -135,7 +136,7 @@ class Plan:
             ),
             ("adapts", f"{self.adapted:,} of the {self.parameters:,} numbers that the model uses"),
             *(("form", f"{name}: {form}") for name, form in self.forms.items()),
-            *((("on the GPU", self.placement),) if self.placement else ()),
+            *((("placement", self.placement),) if self.placement else ()),
             ("arithmetic", arithmetic),
             (
                 "memory",

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from ...program import Cotangents, InnerLoop, Inputs, ModuleProgram, Outputs
-from . import forms
+from . import recipe
 from .extension import cuda_unavailable, unavailable
 from .forms import Layer
+from .lockstep import Lockstep, lockstep
 from .lowering import SUPPORTED_OPS
 from .passes import loss_passes, passes
 from .recipe import ProductRecipe, RunRecipe
@@ -25,6 +26,7 @@ __all__ = [
     "cuda_unavailable",
     "hvp",
     "layers",
+    "lockstep",
     "loss_passes",
     "passes",
     "placement",
@@ -64,31 +66,38 @@ def run(
     """The inner loop of every task; with `cotangents` also the gradients of the keys `wanted`."""
     given = None if cotangents is None else cotangents.given()
     key = (RunRecipe, adapted, given, frozenset(wanted))
-    recipe = None if memo is None else memo.get(key)
-    if recipe is None:
-        recipe = RunRecipe(loop, inputs, adapted, cotangents, wanted)
+    known = None if memo is None else memo.get(key)
+    if known is None:
+        known = RunRecipe(loop, inputs, adapted, cotangents, wanted)
         if memo is not None:
-            memo[key] = recipe
-    return recipe.run(inputs, cotangents)
+            memo[key] = known
+    return known.run(inputs, cotangents)
 
 
 def layers(loop: InnerLoop, inputs: Inputs) -> tuple[Layer, ...]:
     """The layers that a call of the query loss, with the gradients that its tensors require, may
     run in either form."""
-    wanted = [key for key, tensor in inputs.tensors(loop.program) if tensor.requires_grad]
-    return forms.layers(loop, inputs, wanted, hands_out_weights=False)
+    return recipe.layers(loop, inputs, _required(loop, inputs), hands_out_weights=False)
 
 
-def placement(loop: InnerLoop, inputs: Inputs) -> str | None:
-    """How a call of the query loss, with the gradients that its tensors require, lies on a GPU;
-    None on a CPU."""
-    if inputs.device.type != "cuda":
-        return None
-    wanted = [key for key, tensor in inputs.tensors(loop.program) if tensor.requires_grad]
+def placement(loop: InnerLoop, inputs: Inputs) -> str:
+    """How such a call lies on the machine: on a CPU whether its tasks run in lockstep, on a GPU the
+    threads and the memory of a task."""
+    wanted = _required(loop, inputs)
+    if inputs.device.type == "cpu":
+        if any(layer.is_dual for layer in layers(loop, inputs)):
+            width = lockstep(loop, inputs, wanted).width
+            return str(Lockstep(width, "a layer is in the dual form"))
+        return str(lockstep(loop, inputs, wanted))
     has_loss = inputs.query is not None and inputs.query.y is not None
     bar = torch.empty(inputs.tasks, dtype=inputs.dtype, device=inputs.device)
     cotangents = Cotangents(bar) if has_loss else None
     return RunRecipe(loop, inputs, False, cotangents, wanted).placement()
+
+
+def _required(loop: InnerLoop, inputs: Inputs) -> list[str]:
+    """Keys of the inputs that require grad."""
+    return [key for key, tensor in inputs.tensors(loop.program) if tensor.requires_grad]
 
 
 def hvp(

@@ -3,16 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
+from dataclasses import replace
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from ...program import Cotangents, InnerLoop, Inputs, Outputs, Samples, Slot
+from . import forms
 from .extension import extension
-from .forms import Layer, layers
+from .forms import Layer
 from .launch import CpuLauncher, CudaLauncher, Launcher
+from .lockstep import lockstep
 from .lowering import lowered
+
+
+def layers(
+    loop: InnerLoop, inputs: Inputs, wanted: Collection[str], hands_out_weights: bool
+) -> tuple[Layer, ...]:
+    """The layers of a call that may be dense or dual; see `forms.layers`."""
+    found = forms.layers(loop, inputs, wanted, hands_out_weights)
+    saved = sum(layer.dense.seconds - layer.dual.seconds for layer in found if layer.is_dual)
+    together = lockstep(loop, inputs, wanted, saved)
+    if saved == 0 or together is None or together.why_not is not None or forms.FORCED is not None:
+        return found
+    return tuple(replace(layer, refusal="the tasks run in lockstep") for layer in found)
 
 
 class Recipe:

@@ -1,0 +1,274 @@
+#include "lockstep.h"
+
+#include <algorithm>
+#include <cmath>
+#include <type_traits>
+
+namespace fastmaml {
+
+template <class Real>
+const char* lockstep_refusal(const Call<Real>& call) {
+  if (call.support.size || call.query.size) return "tasks have samples of different numbers";
+  for (const Samples<Real>* samples : {&call.support, &call.query}) {
+    if (samples->x_grad || samples->target_grad || samples->weights_grad) {
+      return "gradients of the samples are wanted";
+    }
+  }
+  for (int32_t i = 0; i < call.program.op_count; ++i) {
+    const Op& op = call.program.ops[i];
+    switch (op.kind) {
+      case OpKind::layer_norm:
+      case OpKind::rms_norm:
+        return "a norm is over the features of a sample";
+      case OpKind::batch_norm:
+        if (op.rows > 1) return "a norm is over positions";
+        break;
+      case OpKind::dropout:
+        return "there is dropout";
+      case OpKind::gram:
+      case OpKind::dual:
+        return "a layer is in the dual form";
+      default:
+        break;
+    }
+  }
+  return nullptr;
+}
+
+// ---- what pays
+// -----------------------------------------------------------------------------------
+
+namespace {
+
+// Nanoseconds, by the bytes of a vector: AVX-512, AVX2, and the 128 bits of NEON and the portable
+// code. Fitted to what bench/csrc/lockstep_bench.cpp measures.
+struct Costs {
+  // One task: a pass of an op, a multiply-add in whole vectors, a number, a weight.
+  double pass, padded, number, weight;
+  // A task in lockstep, the first of all tasks of a group; and what comes on top of a multiply-add
+  // or a weight that has to come from beyond the first or the second cache.
+  double group_pass, multiply_add, group_number, group_weight;
+  double beyond_first, beyond_second, weight_beyond_second;
+};
+
+constexpr double first_cache = 32 << 10, second_cache = 2e6;
+// Nanoseconds a byte: what a group drives out of the second cache, its caller has to fetch again.
+constexpr double driven_out = 0.1;
+
+constexpr Costs costs_of(int vector_bytes) {
+  if (vector_bytes >= 64) {
+    return {74, 0.0107, 0.20, 0.060, 42, 0.0033, 0.134, 0.059, 0.0090, 0.0015, 0.074};
+  }
+  if (vector_bytes >= 32) {
+    return {61, 0.0177, 0.27, 0.069, 43, 0.0117, 0.203, 0.065, 0.0072, 0.0034, 0.089};
+  }
+  return {72, 0.0486, 0.42, 0.090, 74, 0.0363, 0.318, 0.075, 0.0120, 0.0137, 0.077};
+}
+
+double whole_vectors(double numbers, int width) { return std::ceil(numbers / width) * width; }
+
+// The part of `bytes` that does not fit.
+double beyond(double bytes, double cache) { return bytes > cache ? 1 - cache / bytes : 0; }
+
+}  // namespace
+
+template <class Real>
+LockstepWork<Real>::LockstepWork(const Call<Real>& call, int width) {
+  const Program& program = call.program;
+  const double n = call.support.x ? call.support.count : 0, m = call.query.count, K = call.steps;
+  double losses = 0;
+  for (int64_t k = 0; k <= call.steps; ++k) losses += call.step_weights[k] != 0;
+  losses = std::max(losses, 1.0);
+  // Of products, one is each of those of a backward pass and of each tangent.
+  const double products = 9 * K * n + 3 * losses * m;
+  for (int32_t i = 0; i < program.op_count; ++i) {
+    const Op& op = program.ops[i];
+    passes += 4 * K + 3 * losses;
+    if (op.kind != OpKind::linear) continue;
+    const double in = op.in, out = op.out;
+    const double by_rows = whole_vectors(out, width) * in,
+                 by_columns = whole_vectors(in, width) * out;
+    const double a_pass = op.rows * products / 3;
+    multiply_adds += 3 * a_pass * in * out;
+    padded += a_pass * (by_rows + by_columns + std::min(by_rows, by_columns));
+  }
+  const double frame = program.frame_sample[1];
+  numbers = frame * (10 * K * n + 4 * losses * m);
+  weights = program.adapted_size * (10 * K + 8);
+  samples = program.values[0].sample_size * (n + m);
+  const double bytes = width * sizeof(Real);
+  frame_bytes = bytes * frame * std::max(n, m);
+  group_bytes = bytes * (program.adapted_size * (K + 5) + frame * n * (2 * K + 2) + samples);
+}
+
+template <class Real>
+bool lockstep_pays(const Call<Real>& call, int width, int cores, double saved) {
+  const LockstepWork<Real> work(call, width);
+  const Costs cost = costs_of(width * sizeof(Real));
+  const double scale = sizeof(Real) / 4.0;  // of what was measured in float
+  const double one =
+      cost.pass * work.passes - 1e9 * saved +
+      scale * (cost.padded * work.padded + cost.number * work.numbers + cost.weight * work.weights);
+  const double first = beyond(work.frame_bytes, first_cache);
+  const double second = beyond(work.group_bytes, second_cache);
+  const double multiply_add =
+      cost.multiply_add + cost.beyond_first * first + cost.beyond_second * second;
+  const double group =
+      cost.group_pass * work.passes +
+      width * scale *
+          (multiply_add * work.multiply_adds +
+           cost.group_number * (work.numbers + 2 * work.samples) +
+           (cost.group_weight + cost.weight_beyond_second * second) * work.weights);
+  const double groups = std::ceil(double(call.tasks) / width);
+  const double evicted = driven_out * std::min(work.group_bytes, second_cache);
+  return std::ceil(groups / cores) * group + evicted < std::ceil(double(call.tasks) / cores) * one;
+}
+
+// ---- the program
+// ---------------------------------------------------------------------------------
+
+LockstepProgram::LockstepProgram(const Program& program, int width)
+    : program_(program),
+      ops_(program.ops, program.ops + program.op_count),
+      values_(program.values, program.values + program.value_count),
+      slots_(program.slots, program.slots + program.slot_count) {
+  for (Op& op : ops_) {
+    op.in *= width;
+    op.out *= width;
+  }
+  for (Value& value : values_) {
+    value.sample_size *= width;
+    value.task_size *= width;
+    value.sample_offset *= width;
+    value.task_offset *= width;
+  }
+  for (Slot& slot : slots_) {
+    slot.size *= width;
+    slot.offset *= width;
+  }
+  program_.tasks = width;
+  program_.adapted_size *= width;
+  for (int place = 0; place < 2; ++place) {
+    program_.frame_sample[place] *= width;
+    program_.frame_task[place] *= width;
+  }
+}
+
+Program LockstepProgram::view() const {
+  Program view = program_;
+  view.ops = ops_.data();
+  view.values = values_.data();
+  view.slots = slots_.data();
+  return view;
+}
+
+// ---- the call
+// ------------------------------------------------------------------------------------
+
+template <class Real>
+LockstepCall<Real>::LockstepCall(const Call<Real>& call, const LockstepProgram& program,
+                                 Real* memory)
+    : of_task_(call.program), width_(program.view().tasks), memory_(memory), call_(call) {
+  call_.program = program.view();
+  call_.tasks = 1;
+  call_.output_size *= width_;
+  call_.support = samples(call.support);
+  call_.query = samples(call.query);
+  call_.summed_size = 0;
+  for (int32_t slot = 0; slot < of_task_.slot_count; ++slot) {
+    Parameter<Real> parameter = call.parameters[slot];
+    const int64_t size = of_task_.slots[slot].size;
+    parameter.data = together(parameter.per_task ? inputs : shared, parameter.data, size);
+    parameter.task_grad = together(gradients, parameter.task_grad, size);
+    parameter.grad = sum(parameter.grad, size, true);
+    parameters_.push_back(parameter);
+
+    Rate<Real> rate = call.rates[slot];
+    const bool is_by_element = rate.elements > 1;
+    const int64_t numbers = rate.rows * rate.elements;
+    if (is_by_element) {
+      rate.data = together(shared, rate.data, numbers);
+      rate.elements *= width_;
+    }
+    rate.grad = sum(rate.grad, numbers, is_by_element);
+    rates_.push_back(rate);
+  }
+  call_.parameters = parameters_.data();
+  call_.rates = rates_.data();
+  const int64_t prediction = call.query.count * call.output_size;
+  call_.task_loss = together(results, call.task_loss, 1);
+  call_.prediction = together(results, call.prediction, prediction);
+  call_.adapted = together_by_slot(results, call.adapted, adapted_);
+  call_.task_loss_bar = together(cotangents, call.task_loss_bar, 1);
+  call_.prediction_bar = together(cotangents, call.prediction_bar, prediction);
+  call_.adapted_bar = together_by_slot(cotangents, call.adapted_bar, adapted_bar_);
+  call_.vectors = together_by_slot(inputs, call.vectors, vectors_);
+  call_.products = together_by_slot(results, call.products, products_);
+  sums_size = call_.summed_size;
+  if (sums_size) sums = place(call.parameters->data, sums_size);
+}
+
+template <class Real>
+Samples<Real> LockstepCall<Real>::samples(const Samples<Real>& of_tasks) {
+  Samples<Real> samples = of_tasks;
+  const int64_t output = of_task_.values[of_task_.output].sample_size;
+  samples.x = together(inputs, samples.x, samples.count * of_task_.values[0].sample_size);
+  samples.labels = together(labels, samples.labels, samples.count);
+  samples.target = together(inputs, samples.target, samples.count * output);
+  samples.weights = together(inputs, samples.weights, samples.count);
+  return samples;
+}
+
+// So many numbers of the memory; what is there already while there is none.
+template <class Real>
+Real* LockstepCall<Real>::place(const Real* tensor, int64_t numbers) {
+  const int64_t begin = used_;
+  used_ += (numbers + 15) / 16 * 16;
+  return memory_ ? memory_ + begin : const_cast<Real*>(tensor);
+}
+
+// The place of a tensor's numbers for one group; null where there is no tensor.
+template <class Real>
+template <class T>
+std::remove_const_t<T>* LockstepCall<Real>::together(std::vector<Together<T>>& list, T* tensor,
+                                                     int64_t size) {
+  if (!tensor) return nullptr;
+  constexpr int64_t numbers_each = (sizeof(T) + sizeof(Real) - 1) / sizeof(Real);
+  const Real* as_numbers = reinterpret_cast<const Real*>(tensor);
+  auto* group =
+      reinterpret_cast<std::remove_const_t<T>*>(place(as_numbers, size * width_ * numbers_each));
+  list.push_back({tensor, size, group});
+  return group;
+}
+
+template <class Real>
+template <class T>
+T* const* LockstepCall<Real>::together_by_slot(std::vector<Together<T>>& list, T* const* tensors,
+                                               std::vector<T*>& storage) {
+  if (!tensors) return nullptr;
+  for (int32_t slot = 0; slot < of_task_.slot_count; ++slot) {
+    storage.push_back(together(list, tensors[slot], of_task_.slots[slot].size));
+  }
+  return storage.data();
+}
+
+// The offset of a gradient's sums over groups; -1 where it is not wanted.
+template <class Real>
+int64_t LockstepCall<Real>::sum(int64_t offset, int64_t size, bool is_together) {
+  if (offset < 0) return -1;
+  const int64_t begin = call_.summed_size;
+  summed.push_back({offset, size, begin, is_together});
+  call_.summed_size += (size * (is_together ? width_ : 1) + 15) / 16 * 16;
+  return begin;
+}
+
+#define FM_INSTANTIATE(Real)                                        \
+  template const char* lockstep_refusal(const Call<Real>&);         \
+  template bool lockstep_pays(const Call<Real>&, int, int, double); \
+  template struct LockstepWork<Real>;                               \
+  template class LockstepCall<Real>;
+FM_INSTANTIATE(float)
+FM_INSTANTIATE(double)
+#undef FM_INSTANTIATE
+
+}  // namespace fastmaml
