@@ -178,7 +178,8 @@ class Run {
       return;
     }
     const int64_t first = call_.tasks * unit / units_, last = call_.tasks * (unit + 1) / units_;
-    kernels<Real>().run_group(*team.group, sizes_.workspace, memory, lane.shared, first, last);
+    kernels<Real>().run_group(*team.group, sizes_.workspace, memory, lane.shared, team.sums, first,
+                              last);
   }
 
   void begin_chunk(Team& team) {

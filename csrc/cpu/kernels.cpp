@@ -27,8 +27,8 @@ void hessian_vector_product(const Lane& lane, const Call<Real>& call, const Work
 
 template <class Real>
 void run_group(const LockstepCall<Real>& call, const Workspace& workspace, Real* memory,
-               TeamShared* shared, int64_t first, int64_t last) {
-  LockstepGroup<Real>{call, first, last}.run(workspace, memory, shared);
+               TeamShared* shared, Real* summed, int64_t first, int64_t last) {
+  LockstepGroup<Real>{call, first, last}.run(workspace, memory, shared, summed);
 }
 
 template <class Real>

@@ -58,7 +58,7 @@ struct Kernels {
   int width;
   void (*begin_lockstep)(const LockstepCall<Real>& call);
   void (*run_group)(const LockstepCall<Real>& call, const Workspace& workspace, Real* memory,
-                    TeamShared* shared, int64_t first, int64_t last);
+                    TeamShared* shared, Real* summed, int64_t first, int64_t last);
   void (*add_group_sums)(const LockstepCall<Real>& call, Real* summed);
   void (*passes)(const PassesCall<Real>& call);
   void (*loss_passes)(const LossPassesCall<Real>& call);

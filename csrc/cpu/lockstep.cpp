@@ -178,9 +178,13 @@ LockstepCall<Real>::LockstepCall(const Call<Real>& call, const LockstepProgram& 
   for (int32_t slot = 0; slot < of_task_.slot_count; ++slot) {
     Parameter<Real> parameter = call.parameters[slot];
     const int64_t size = of_task_.slots[slot].size;
-    parameter.data = together(parameter.per_task ? inputs : shared, parameter.data, size);
-    parameter.task_grad = together(gradients, parameter.task_grad, size);
-    parameter.grad = sum(parameter.grad, size, true);
+    if (parameter.per_task) {
+      parameter.data = together(inputs, parameter.data, size);
+      parameter.task_grad = together(gradients, parameter.task_grad, size);
+    } else if (!of_task_.slots[slot].adapted) {
+      parameter.data = together(shared, parameter.data, size);
+      parameter.grad = sum(parameter.grad, size, true);
+    }  // else the inner loop spreads it, and sums its gradient
     parameters_.push_back(parameter);
 
     Rate<Real> rate = call.rates[slot];

@@ -82,7 +82,8 @@ class LockstepCall {
   // Results that are added to: zero when a group begins.
   std::vector<Together<Real>> gradients;
 
-  // Gradients that are summed over tasks, as `width` sums each or as one.
+  // Gradients that are summed over tasks, as `width` sums each or as one; but those of initial
+  // parameters are added to the sums of the whole call at once.
   struct Sum {
     int64_t offset, size;  // in the summed gradients of the whole call
     int64_t group_offset;  // in `sums`

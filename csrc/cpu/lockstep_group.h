@@ -23,7 +23,8 @@ struct LockstepGroup {
     }
   }
 
-  void run(const Workspace& workspace, Real* memory, TeamShared* shared) const {
+  // `summed`: of the whole call.
+  void run(const Workspace& workspace, Real* memory, TeamShared* shared, Real* summed) const {
     for (const auto& x : of.inputs) bring_together(x);
     for (const auto& x : of.cotangents) {
       bring_together(x);
@@ -38,7 +39,7 @@ struct LockstepGroup {
     }
     for (const auto& x : of.gradients) std::fill_n(x.group, x.size * width, Real(0));
     TeamCpu<Real> team = TeamCpu<Real>::in_lockstep(shared);
-    InnerLoop<TeamCpu<Real>, Real> loop(team, of.call(), workspace, {memory}, of.sums, 0);
+    InnerLoop<TeamCpu<Real>, Real> loop(team, of.call(), workspace, {memory}, of.sums, 0, summed);
     if (of.call().vectors) {
       loop.hessian_vector_product();
     } else {

@@ -23,15 +23,17 @@ namespace fastmaml::FM_ISA {
 template <class Team, class Real>
 class InnerLoop {
  public:
-  // `memory` has the workspace's numbers, `summed` call.summed_size; all lanes share both.
+  // `memory` has the workspace's numbers, `summed` call.summed_size; all lanes share both. Of tasks in
+  // lockstep, gradients of initial parameters that all share are summed over the tasks, to `totals`.
   FM_DEVICE InnerLoop(Team& team, const Call<Real>& call, const Workspace& workspace,
-                      TaskMemory<Real> memory, Real* summed, int64_t task)
+                      TaskMemory<Real> memory, Real* summed, int64_t task, Real* totals = nullptr)
       : team_(team),
         call_(call),
         program_(call.program),
         ws_(workspace),
         memory_(memory),
         summed_(summed),
+        totals_(totals ? totals : summed),
         task_(task),
         support_(team, call.program, size_of(call.support), true, support_samples()),
         query_(team, call.program, size_of(call.query), false, support_samples()) {}
@@ -99,8 +101,10 @@ class InnerLoop {
       const Slot& s = program_.slots[slot];
       if (!s.adapted) continue;
       const Parameter<Real>& initial = call_.parameters[slot];
-      if (initial.data) {
+      if (initial.data && (initial.per_task || team_.tasks() == 1)) {
         copy(initial.at(s, task_), phi(0) + s.offset, s.size);
+      } else if (initial.data) {
+        spread(initial.data, phi(0) + s.offset, s.size / team_.tasks());
       } else {
         fill_zero(phi(0) + s.offset, s.size);
       }
@@ -121,6 +125,12 @@ class InnerLoop {
   }
   FM_DEVICE void copy(const Real* from, Real* to, int64_t count) {
     team_.write(count, to, [=](int64_t i) { return from[i]; });
+  }
+  // The same numbers to all tasks in lockstep.
+  FM_DEVICE void spread(const Real* from, Real* to, int64_t count) {
+    const int64_t tasks = team_.tasks();
+    team_.map(Along::element, count, tasks,
+              [=](int64_t i, int64_t j) { to[i * tasks + j] = from[i]; });
   }
   FM_DEVICE void fill_zero(Real* to, int64_t count) {
     team_.write(count, to, [](int64_t) { return Real(0); });
@@ -284,9 +294,22 @@ class InnerLoop {
     backward_fixed();
     for (int32_t slot = 0; slot < program_.slot_count; ++slot) {
       const Slot& s = program_.slots[slot];
-      Real* to = s.adapted ? call_.parameters[slot].gradient(s, task_, summed_) : nullptr;
-      const Real* from = v + s.offset;
-      if (to) team_.write(s.size, to, [=](int64_t i) { return to[i] + from[i]; });
+      if (s.adapted) add_initial_gradient(s, call_.parameters[slot], v + s.offset);
+    }
+  }
+
+  FM_DEVICE void add_initial_gradient(const Slot& slot, const Parameter<Real>& initial,
+                                      const Real* v) {
+    Real* to = initial.gradient(slot, task_, totals_);
+    const int64_t tasks = team_.tasks();
+    if (!to) return;
+    if (initial.per_task || tasks == 1) {
+      team_.write(slot.size, to, [=](int64_t i) { return to[i] + v[i]; });
+    } else {
+      team_.template reduce<1>(
+          Along::element, slot.size / tasks, tasks,
+          [=](int64_t i, int64_t j) { return Terms<Real, 1>{{v[i * tasks + j]}}; },
+          [=](int64_t i, const Terms<Real, 1>& sum) { to[i] += sum.value[0]; });
     }
   }
 
@@ -367,6 +390,7 @@ class InnerLoop {
   const Workspace& ws_;
   TaskMemory<Real> memory_;
   Real* summed_;
+  Real* totals_;
   int64_t task_;
   Network<Team, Real> support_;
   Network<Team, Real> query_;
