@@ -7,7 +7,7 @@
 
 #include "cpu/cpu_features.h"
 #include "cpu/kernels.h"
-#include "cpu/lockstep.h"
+#include "cpu/lockstep_cost.h"
 #include "workloads.h"
 
 namespace {

@@ -13,6 +13,7 @@
 
 #include "kernels.h"
 #include "lockstep.h"
+#include "lockstep_cost.h"
 #include "memory.h"
 #include "ordered_sum.h"
 #include "thread_pool.h"

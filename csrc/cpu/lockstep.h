@@ -16,26 +16,6 @@ namespace fastmaml {
 template <class Real>
 const char* lockstep_refusal(const Call<Real>& call);
 
-// What a task of a call with its gradient takes, counted in what its time depends on.
-template <class Real>
-struct LockstepWork {
-  LockstepWork(const Call<Real>& call, int width);
-
-  double passes = 0;         // of ops
-  double multiply_adds = 0;  // of products
-  double padded = 0;         // the same in whole vectors of `width`, as one task alone runs them
-  double numbers = 0;        // of activations, read or written
-  double weights = 0;        // likewise
-  double samples = 0;        // of the samples, brought together for a group
-  double frame_bytes = 0;  // of a group: activations of one pass, and all that it reads and writes
-  double group_bytes = 0;
-};
-
-// Whether they end sooner so, on vectors of `width` numbers and so many cores. `saved`: seconds
-// that another form of its layers would save a task that runs alone.
-template <class Real>
-bool lockstep_pays(const Call<Real>& call, int width, int cores, double saved = 0);
-
 // A program of groups of `width` tasks.
 class LockstepProgram {
  public:
