@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from bench import forms
+from bench import forms, lockstep
 from bench.compare import Comparison, Result, relative_error
 from bench.contenders import BASE, fastmaml, plain_loop, torch_func
 from bench.entrants import Entrants, exact_gradient, prepare_together
@@ -201,3 +201,18 @@ def test_the_sweep_of_forms(tmp_path):
     assert timed.loss == max(0.0, timed.dual / timed.dense - 1)
     forms.draw([timed, timed], "a processor", tmp_path / "forms.png")
     assert (tmp_path / "forms.png").stat().st_size > 10_000
+
+
+def test_the_sweep_of_lockstep(tmp_path):
+    printed = """instruction set avx512
+                             one by one   lockstep    gain  chosen
+   1-  4-  4-5 n   1 steps  5       8.92       0.59   15.03     yes
+   1- 64- 64-5 n 100 steps  5     360.73     477.68    0.76      no *
+the choice is within 10% of the better one at 2 of 2 points; at worst 1.00 times"""
+    small, large = points = lockstep.read(printed.splitlines())
+    assert (small.inputs, small.hidden, small.samples, small.steps) == (1, 4, 1, 5)
+    assert [point.is_chosen for point in points] == [True, False]
+    assert small.gain == 8.92 / 0.59
+    assert large.gain < 1
+    lockstep.draw(points, "a processor", tmp_path / "lockstep.png")
+    assert (tmp_path / "lockstep.png").stat().st_size > 10_000

@@ -103,6 +103,10 @@ class Run {
     for (int team = 0; team < threads_.teams; ++team) {
       teams_[team].shared.stop = interrupted;
       teams_[team].shared.stop_context = this;
+      if (program_) {
+        Real* tensors = memory_of(team) + sizes_.workspace.size;
+        teams_[team].group = std::make_unique<LockstepCall<Real>>(call_, *program_, tensors);
+      }
     }
   }
 
@@ -150,11 +154,7 @@ class Run {
     Real* memory = memory_of(index / threads_.lanes);
     const Lane lane{index % threads_.lanes, threads_.lanes, &team.shared};
     portable::TeamCpu<Real> lanes(lane.rank, lane.size, lane.shared);
-    if (program_) {
-      Real* tensors = memory + sizes_.workspace.size;
-      team.group = std::make_unique<LockstepCall<Real>>(call_, *program_, tensors);
-      kernels<Real>().begin_lockstep(*team.group);
-    }
+    if (team.group) kernels<Real>().begin_lockstep(*team.group);
     for (;;) {
       if (lane.rank == 0) begin_chunk(team);
       if (lanes.stopped()) return;  // a barrier too

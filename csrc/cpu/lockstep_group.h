@@ -1,8 +1,6 @@
 // One group of tasks in lockstep: brought together, run, and taken apart.
 #pragma once
 
-#include <algorithm>
-
 #include "../program/inner_loop.h"
 #include "lockstep.h"
 
@@ -28,8 +26,8 @@ struct LockstepGroup {
     for (const auto& x : of.inputs) bring_together(x);
     for (const auto& x : of.cotangents) {
       bring_together(x);
-      for (int64_t i = 0; i < x.size && last - first < width; ++i) {
-        std::fill(x.group + i * width + (last - first), x.group + (i + 1) * width, Real(0));
+      for (int64_t i = 0; i < x.size; ++i) {
+        for (int64_t l = last - first; l < width; ++l) x.group[i * width + l] = 0;
       }
     }
     for (const auto& x : of.labels) {
@@ -37,7 +35,9 @@ struct LockstepGroup {
         for (int l = 0; l < width; ++l) x.group[i * width + l] = x.tensor[task(l) * x.size + i];
       }
     }
-    for (const auto& x : of.gradients) std::fill_n(x.group, x.size * width, Real(0));
+    for (const auto& x : of.gradients) {
+      for (int64_t i = 0; i < x.size; ++i) V::zero().store(x.group + i * width);
+    }
     TeamCpu<Real> team = TeamCpu<Real>::in_lockstep(shared);
     InnerLoop<TeamCpu<Real>, Real> loop(team, of.call(), workspace, {memory}, of.sums, 0, summed);
     if (of.call().vectors) {
@@ -64,12 +64,12 @@ struct LockstepGroup {
   }
 
  private:
-  int64_t task(int lane) const { return std::min(first + lane, last - 1); }
+  int64_t task(int lane) const { return first + lane < last ? first + lane : last - 1; }
 
   // A square of numbers at a time, turned around in registers.
   void bring_together(const Together<const Real>& x) const {
     for (int64_t i = 0; i < x.size; i += width) {
-      const int64_t count = std::min<int64_t>(width, x.size - i);
+      const int64_t count = x.size - i < width ? x.size - i : width;
       V square[width];
       for (int l = 0; l < width; ++l) {
         const Real* from = x.tensor + task(l) * x.size + i;
@@ -82,7 +82,7 @@ struct LockstepGroup {
 
   void take_apart(const Together<Real>& x) const {
     for (int64_t i = 0; i < x.size; i += width) {
-      const int64_t count = std::min<int64_t>(width, x.size - i);
+      const int64_t count = x.size - i < width ? x.size - i : width;
       V square[width];
       for (int64_t e = 0; e < width; ++e) {
         square[e] = e < count ? V::load(x.group + (i + e) * width) : V::zero();

@@ -69,8 +69,11 @@ Workspace plan_workspace(const Call<Real>& call, int64_t fast_memory) {
   layout.add(ws.bar_dot, adjoint ? std::max(tangents, active(m)) : 0);
   layout.add(ws.v, adjoint ? p : 0);
   layout.add(ws.r, adjoint && call.momentum != 0 ? p : 0);
-  const bool states_are_free = !call.keep_states && !call.fuse_step;
-  if (!states_are_free) layout.add(ws.u, adjoint ? p : 0);
+  // u may lie where phi_K was, which the adjoint is done with before there is a u; but phi may be
+  // in slow memory. Else, where no state is kept for the adjoint, its place is free by then.
+  const bool phi_is_free = fast_memory == INT64_MAX && !call.vectors;
+  const bool states_are_free = !phi_is_free && !call.keep_states && !call.fuse_step;
+  if (!phi_is_free && !states_are_free) layout.add(ws.u, adjoint ? p : 0);
   layout.add(ws.states, call.fuse_step ? 0 : ws.state_steps * p);
   layout.add(ws.support_fixed, fixed(n));
   layout.add(ws.phi, ws.phi_steps * p);
@@ -83,7 +86,7 @@ Workspace plan_workspace(const Call<Real>& call, int64_t fast_memory) {
   ws.query_values = ws.dot;
   ws.query_bars = ws.bar_dot;
   ws.query_fixed_bar = ws.fixed_bars + aligned(fixed(n));
-  // Where no state is kept for the adjoint, its place is free by then.
+  if (phi_is_free) ws.u = ws.phi + call.steps % ws.phi_steps * p;
   if (states_are_free) ws.u = ws.states;
   return ws;
 }

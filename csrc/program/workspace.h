@@ -12,7 +12,7 @@ namespace fastmaml {
 struct Workspace {
   int64_t phi;            // [K + 1, P] if every step is kept, else the last two
   int64_t states;         // [K, P], or the last two: s_{k+1}, which is g_k without momentum
-  int64_t v, r, u;        // [P] each: adjoints of phi, of s, of g; u may lie where states do
+  int64_t v, r, u;        // [P] each: adjoints of phi, of s, of g; u may lie in another's place
   int64_t support_fixed;  // frames of the fixed values
   int64_t query_fixed;
   int64_t fixed_bars;  // and of their cotangents: the support's, then the query's
