@@ -158,11 +158,12 @@ def compare(call: Call, actual: Results, runs: Runs, dtype: torch.dtype) -> None
     bound = math.sqrt(torch.finfo(dtype).max)
     if not all(is_tame(value, bound) for value in (*numbers_of(call), *exact.values())):
         exact = {"prediction": exact["prediction"]} if call.name == "predict" else {}
-    scale = max((largest_finite(v) for k, v in exact.items() if k.startswith("grad")), default=0.0)
+    derivatives = {name for name in exact if call.name == "hvp" or name.startswith("grad")}
+    scale = max((largest_finite(exact[name]) for name in derivatives), default=0.0)
 
     def magnitude(name: str) -> float:
         # what cancels has no digits of its own
-        floor = 1e-3 * max(1.0, scale if name.startswith("grad") else 0.0)
+        floor = 1e-3 * max(1.0, scale if name in derivatives else 0.0)
         return max(largest_finite(exact[name]), floor)
 
     allowed = dict.fromkeys(exact, TOLERANCES[dtype])
