@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import fastmaml as fm
@@ -11,6 +12,7 @@ from fastmaml.executors import native
 from fastmaml.executors.native import forms
 from oracle import errors, flatten, float32_tolerance, named, oracle
 from programs import Case, random_case
+from test_executors import check_products, random_vectors
 from torch import nn
 
 pytestmark = [
@@ -69,79 +71,68 @@ def run(case: Case):
     return native.run(loop, inputs, adapted=True, cotangents=cotangents, wanted=wanted)
 
 
+def cases_together(
+    seeds: range, tasks: Callable[[int], int | None], dtype: torch.dtype = torch.float64
+) -> Iterator[tuple[int, Case]]:
+    """The random cases of these seeds that can run in lockstep, with so many tasks."""
+    for seed in seeds:
+        case = without_refusals(random_case(seed, dtype), tasks(seed))
+        if runs_together(case):
+            yield seed, case
+
+
 @pytest.mark.parametrize("start", range(0, 240, 40))
 def test_random_programs_agree_with_autograd(together, start: int):
-    compared = 0
-    for seed in range(start, start + 40):
-        # fewer than a vector has lanes, one group that is full, groups of several sizes
-        case = without_refusals(random_case(seed), tasks=(None, 8, 16, 19)[seed % 4])
-        if not runs_together(case):
-            continue
-        loop, inputs, cotangents, wanted = case
-        exact = oracle(loop, inputs, cotangents, wanted)
-        found = errors(loop.program, run(case), exact)
+    # fewer than a vector has lanes, one group that is full, groups of several sizes
+    cases = list(cases_together(range(start, start + 40), lambda seed: (None, 8, 16, 19)[seed % 4]))
+    assert len(cases) >= 10
+    for seed, case in cases:
+        exact = oracle(*case)
+        found = errors(case[0].program, run(case), exact)
         assert all(error <= 1e-9 for error in found.values()), (seed, found)
-        compared += 1
-    assert compared >= 10
 
 
 @pytest.mark.parametrize("start", range(0, 60, 20))
 def test_random_programs_in_float32(together, start: int):
-    compared = 0
-    for seed in range(start, start + 20):
-        case = without_refusals(random_case(seed, torch.float32), tasks=18)
-        if not runs_together(case):
-            continue
+    cases = list(cases_together(range(start, start + 20), lambda _: 18, torch.float32))
+    assert len(cases) >= 5
+    for seed, case in cases:
         exact, tolerances = float32_tolerance(*case)
         found = errors(case[0].program, run(case), exact)
         assert all(error <= tolerances[name] for name, error in found.items()), (seed, found)
-        compared += 1
-    assert compared >= 5
 
 
 def test_hessian_products(together):
     compared = 0
-    for seed in range(60):
-        case = loop, inputs, _, _ = without_refusals(random_case(seed), tasks=11)
-        if not runs_together(case) or inputs.support is None:
+    for seed, (loop, inputs, _, _) in cases_together(range(60), lambda _: 11):
+        if inputs.support is None or loop.loss is None:
             continue
-        generator = torch.Generator().manual_seed(seed)
-        vectors = tuple(
-            torch.randn(11, *slot.shape, generator=generator, dtype=torch.float64) if flag else None
-            for slot, flag in zip(loop.program.slots, loop.adapted, strict=True)
-        )
-        ours = native.hvp(loop, inputs, vectors)
-        exact = fm.executors.reference.hvp(loop, inputs, vectors)
-        for a, b in zip(ours, exact, strict=True):
-            assert a is None or (a - b).abs().max() <= 1e-9 * b.abs().max().clamp(min=1.0)
+        vectors = random_vectors(seed, loop, inputs)
+        check_products(seed, loop, inputs, vectors, native.hvp(loop, inputs, vectors))
         compared += 1
     assert compared >= 10
 
 
-def test_any_threads_and_neighbours_give_the_same_bits(together):
-    compared = 0
+def test_any_number_of_threads_gives_the_same_bits(together):
     before = torch.get_num_threads()
-    for seed in range(40):
-        case = without_refusals(random_case(seed, torch.float32), tasks=37)
-        if not runs_together(case):
-            continue
+    cases = list(cases_together(range(40), lambda _: 37, torch.float32))
+    assert len(cases) >= 8
+    for seed, case in cases:
+        program = case[0].program
         torch.set_num_threads(1)
-        loop = case[0]
-        clean = named(loop.program, run(case))
+        clean = named(program, run(case))
         torch.set_num_threads(3)
-        again = named(loop.program, run(case))
+        again = named(program, run(case))
         torch.set_num_threads(before)
         for name, tensor in clean.items():
             assert torch.equal(tensor, again[name]), (seed, name)
-        compared += 1
-    assert compared >= 8
 
 
 def test_nan_stays_in_its_task(together):
     compared = 0
-    for seed in range(40):
-        case = loop, inputs, cotangents, wanted = without_refusals(random_case(seed), tasks=9)
-        if not runs_together(case) or inputs.query is None:
+    for seed, case in cases_together(range(40), lambda _: 9):
+        loop, inputs, cotangents, wanted = case
+        if inputs.query is None:
             continue
         clean = run(case)
         x = inputs.query.x.clone()
