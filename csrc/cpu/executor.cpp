@@ -90,11 +90,11 @@ class Run {
       : call_(call),
         kernel_(kernel),
         program_(lockstep_program(call)),
-        units_(program_ ? ceil_div(call.tasks, program_->view().tasks) : call.tasks),
+        units_(program_ ? portable::ceil_div(call.tasks, program_->view().tasks) : call.tasks),
         chunks_(std::min(units_, most_chunks)),
         threads_(divide(call, chunks_, threads, program_.has_value())),
         sizes_(call, program_),
-        sum_stride_((call.summed_size + 15) / 16 * 16),
+        sum_stride_(aligned(call.summed_size)),
         sums_(std::min<int64_t>(chunks_, (1 + spare_sums) * threads_.teams - spare_sums)),
         memory_((threads_.teams * sizes_.team() + sums_ * sum_stride_) * sizeof(Real)),
         teams_(std::make_unique<Team[]>(threads_.teams)),
@@ -142,8 +142,6 @@ class Run {
     }
     int64_t team() const { return workspace.size + group; }
   };
-
-  static int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
   static bool interrupted(void* self) { return static_cast<Run*>(self)->interruption_.happened(); }
 

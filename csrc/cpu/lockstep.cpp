@@ -2,6 +2,8 @@
 
 #include <type_traits>
 
+#include "../program/workspace.h"
+
 namespace fastmaml {
 
 template <class Real>
@@ -130,7 +132,7 @@ Samples<Real> LockstepCall<Real>::samples(const Samples<Real>& of_tasks) {
 template <class Real>
 Real* LockstepCall<Real>::place(const Real* tensor, int64_t numbers) {
   const int64_t begin = used_;
-  used_ += (numbers + 15) / 16 * 16;
+  used_ += aligned(numbers);
   return memory_ ? memory_ + begin : const_cast<Real*>(tensor);
 }
 
@@ -165,7 +167,7 @@ int64_t LockstepCall<Real>::sum(int64_t offset, int64_t size, bool is_together) 
   if (offset < 0) return -1;
   const int64_t begin = call_.summed_size;
   summed.push_back({offset, size, begin, is_together});
-  call_.summed_size += (size * (is_together ? width_ : 1) + 15) / 16 * 16;
+  call_.summed_size += aligned(size * (is_together ? width_ : 1));
   return begin;
 }
 

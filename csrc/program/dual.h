@@ -59,17 +59,10 @@ struct Dual {
     const Accumulation<Real> to = o.w_grad[0];
     if (to.to && o.of_support) {
       const int64_t numbers = op.rows * o.samples * op.out, padding = op.in * op.out - numbers;
-      const Real* start = to.start;
-      if (start) {
-        team.write(numbers, to.to,
-                   [=, y_bar = o.y_bar](int64_t i) { return start[i] + to.factor * y_bar[i]; });
-      } else {
-        team.write(numbers, to.to,
-                   [=, y_bar = o.y_bar](int64_t i) { return to.factor * y_bar[i]; });
-      }
-      if (start != to.to) {  // padding does not move
+      put_each(team, numbers, to, [y_bar = o.y_bar](int64_t i) { return y_bar[i]; });
+      if (to.start != to.to) {  // padding does not move
         team.write(padding, to.to + numbers,
-                   [=](int64_t i) { return start ? start[numbers + i] : Real(0); });
+                   [=](int64_t i) { return to.start ? to.start[numbers + i] : Real(0); });
       }
     } else {
       to_coefficients(team, op, o, o.y_bar);

@@ -137,4 +137,13 @@ FM_HD void put_each(Team& team, int64_t count, Real* destination, bool add, F va
   }
 }
 
+template <class Team, class Real, class F>
+FM_HD void put_each(Team& team, int64_t count, const Accumulation<Real>& to, F gradient) {
+  if (to.start) {
+    team.write(count, to.to, [=](int64_t i) { return to.start[i] + to.factor * gradient(i); });
+  } else {
+    team.write(count, to.to, [=](int64_t i) { return to.factor * gradient(i); });
+  }
+}
+
 }  // namespace fastmaml::FM_ISA

@@ -62,7 +62,7 @@ class InnerLoop : TaskView<Team, Real> {
   FM_DEVICE_ONCE void hessian_vector_product() {
     gather_initial();
     support_.forward(Place::fixed, support_values(0), parameters(0), support_draw(0));
-    support_gradient(0, no_gradient());
+    support_gradient(0, {});
     Real* u = part(ws_.u);
     Real* v = part(ws_.v);
     gather(call_.vectors, u);
@@ -95,8 +95,6 @@ class InnerLoop : TaskView<Team, Real> {
     support_.backward(Place::active, values, bars, parameters(k), gradient, call_.active,
                       support_draw(k));
   }
-
-  FM_DEVICE static Gradients<Real> no_gradient() { return {}; }
 
   FM_DEVICE_ONCE void inner_step(int64_t k) {
     if (call_.fuse_step) {
@@ -153,7 +151,7 @@ class InnerLoop : TaskView<Team, Real> {
     if (call_.through_steps) {
       for (int64_t k = K - 1; k >= 0; --k) {
         if (team_.stopped()) return;
-        if (!call_.keep_tape && !call_.first_order) support_gradient(k, no_gradient());
+        if (!call_.keep_tape && !call_.first_order) support_gradient(k, {});
         if (call_.fuse_adjoint) {
           // H u = -rate H v, so v itself is the direction; u has room for what comes of it.
           add_hessian_product(k, v, {u, v, call_.rates, k, call_.parameters, task_, summed_});

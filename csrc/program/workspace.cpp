@@ -4,10 +4,10 @@
 #include <vector>
 
 namespace fastmaml {
-namespace {
 
-// Parts begin on a cache line's boundary, for either type of number.
 int64_t aligned(int64_t numbers) { return (numbers + 15) / 16 * 16; }
+
+namespace {
 
 // Places parts in fast memory while there is room, and in slow memory where there is not.
 class Layout {

@@ -43,6 +43,10 @@ struct TaskMemory {
   }
 };
 
+// So many numbers, and what is left of a cache line: what comes next begins on the boundary of one,
+// for either type of number.
+int64_t aligned(int64_t numbers);
+
 // `fast_memory`: how many numbers of fast memory there are; all is fast where they are enough.
 template <class Real>
 Workspace plan_workspace(const Call<Real>& call, int64_t fast_memory = INT64_MAX);

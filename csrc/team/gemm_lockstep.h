@@ -11,16 +11,7 @@ namespace fastmaml::FM_ISA {
 
 // A tile of rows x columns vectors of c.
 template <class Real>
-struct LockstepTile {
-  static constexpr int max_rows = TileLimits::lockstep_rows;
-  static constexpr int max_columns = TileLimits::lockstep_columns;
-  static constexpr int column_width = 1;
-  static constexpr int rows_beside(int columns) {
-    const int rows = TileLimits::lockstep_sums / columns;
-    return rows < max_rows ? rows : max_rows;
-  }
-  static int64_t columns_for(int64_t) { return max_columns; }
-
+struct LockstepTile : TileShape<TileLimits::outer_sums, 12, TileLimits::lockstep_vectors> {
   template <int rows, int columns>
   static void run(const Product<Real>& p, int64_t i, int64_t j) {
     using V = Vec<Real>;

@@ -43,17 +43,21 @@ struct Factors {
   }
 };
 
-// A tile of rows x columns elements of c, a and b contiguous along k.
-template <class Real>
-struct DotTile {
-  static constexpr int max_rows = 8, max_columns = 4;
+// How large tiles may be whose sums, `sums` vectors of them at most, are in registers.
+template <int sums, int most_rows, int most_columns>
+struct TileShape {
+  static constexpr int max_rows = most_rows, max_columns = most_columns;
   static constexpr int column_width = 1;
   static constexpr int rows_beside(int columns) {
-    const int rows = TileLimits::dot_sums / columns;
+    const int rows = sums / columns;
     return rows < max_rows ? rows : max_rows;
   }
   static int64_t columns_for(int64_t) { return max_columns; }
+};
 
+// A tile of rows x columns elements of c, a and b contiguous along k.
+template <class Real>
+struct DotTile : TileShape<TileLimits::dot_sums, 8, 4> {
   template <int rows, int columns>
   static void run(const Product<Real>& p, int64_t i, int64_t j) {
     using V = Vec<Real>;
@@ -114,13 +118,10 @@ struct DotTile {
 // A tile of rows x columns vectors of c, b and c contiguous along j; the last vector of a row may
 // be partial.
 template <class Real>
-struct OuterTile {
-  static constexpr int max_rows = 12, max_columns = TileLimits::outer_vectors_of_few_rows;
+struct OuterTile : TileShape<TileLimits::outer_sums, 12, TileLimits::outer_vectors_of_few_rows> {
+  using Shape = TileShape<TileLimits::outer_sums, 12, TileLimits::outer_vectors_of_few_rows>;
+  using Shape::max_columns, Shape::rows_beside;
   static constexpr int column_width = Vec<Real>::width;
-  static constexpr int rows_beside(int columns) {
-    const int rows = TileLimits::outer_sums / columns;
-    return rows < max_rows ? rows : max_rows;
-  }
   // Wide tiles where there are too few rows to fill the registers otherwise.
   static int64_t columns_for(int64_t rows) {
     constexpr int usual = TileLimits::outer_vectors;

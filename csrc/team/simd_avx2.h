@@ -95,7 +95,7 @@ struct TileLimits {
   // Sums in registers, beside the vectors of b and one of a.
   static constexpr int outer_sums = 12, outer_vectors = 2, outer_vectors_of_few_rows = 5;
   static constexpr int dot_sums = 12;
-  static constexpr int lockstep_sums = 12, lockstep_rows = 12, lockstep_columns = 3;
+  static constexpr int lockstep_vectors = 3;
 };
 
 }  // namespace fastmaml::FM_ISA

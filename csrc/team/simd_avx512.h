@@ -91,7 +91,7 @@ struct TileLimits {
   // Sums in registers, beside the vectors of b and one of a.
   static constexpr int outer_sums = 24, outer_vectors = 4, outer_vectors_of_few_rows = 6;
   static constexpr int dot_sums = 16;
-  static constexpr int lockstep_sums = 24, lockstep_rows = 12, lockstep_columns = 4;
+  static constexpr int lockstep_vectors = 4;
 };
 
 }  // namespace fastmaml::FM_ISA
