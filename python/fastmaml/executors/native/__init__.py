@@ -16,7 +16,7 @@ from ...program import Cotangents, InnerLoop, Inputs, ModuleProgram, Outputs
 from . import recipe
 from .extension import cuda_unavailable, unavailable
 from .forms import Layer
-from .lockstep import Lockstep, lockstep
+from .lockstep import lockstep
 from .lowering import SUPPORTED_OPS
 from .passes import loss_passes, passes
 from .recipe import ProductRecipe, RunRecipe
@@ -85,10 +85,10 @@ def placement(loop: InnerLoop, inputs: Inputs) -> str:
     threads and the memory of a task."""
     wanted = _required(loop, inputs)
     if inputs.device.type == "cpu":
+        together = lockstep(loop, inputs, wanted)
         if any(layer.is_dual for layer in layers(loop, inputs)):
-            width = lockstep(loop, inputs, wanted).width
-            return str(Lockstep(width, "a layer is in the dual form"))
-        return str(lockstep(loop, inputs, wanted))
+            together = together._replace(why_not="a layer is in the dual form")
+        return str(together)
     has_loss = inputs.query is not None and inputs.query.y is not None
     bar = torch.empty(inputs.tasks, dtype=inputs.dtype, device=inputs.device)
     cotangents = Cotangents(bar) if has_loss else None

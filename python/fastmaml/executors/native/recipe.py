@@ -24,8 +24,10 @@ def layers(
     """The layers of a call that may be dense or dual; see `forms.layers`."""
     found = forms.layers(loop, inputs, wanted, hands_out_weights)
     saved = sum(layer.dense.seconds - layer.dual.seconds for layer in found if layer.is_dual)
+    if saved == 0 or forms.FORCED is not None:
+        return found
     together = lockstep(loop, inputs, wanted, saved)
-    if saved == 0 or together is None or together.why_not is not None or forms.FORCED is not None:
+    if together is None or together.why_not is not None:
         return found
     return tuple(replace(layer, refusal="the tasks run in lockstep") for layer in found)
 
