@@ -18,7 +18,7 @@ from typing import Any
 import fastmaml as fm
 import torch
 from fastmaml.executors import native
-from fastmaml.executors.native.extension import extension
+from fastmaml.extension import extension
 
 from .peers import LEARN2LEARN
 

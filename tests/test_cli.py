@@ -13,7 +13,7 @@ import pytest
 import torch
 from fastmaml import cli, info
 from fastmaml.executors import native
-from fastmaml.executors.native.extension import extension
+from fastmaml.extension import extension
 
 
 def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:

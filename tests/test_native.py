@@ -11,7 +11,7 @@ from itertools import pairwise
 import pytest
 import torch
 from fastmaml.executors import native, reference
-from fastmaml.executors.native.extension import extension
+from fastmaml.extension import extension
 from fastmaml.program import Cotangents, InnerLoop, Inputs, Loss, Outputs, Samples
 from oracle import errors, flatten, oracle
 from programs import Builder, random_case
@@ -173,7 +173,7 @@ def test_every_instruction_set_of_this_processor(isa):
     program = """
 import torch
 from fastmaml.executors import native
-from fastmaml.executors.native.extension import extension
+from fastmaml.extension import extension
 from oracle import errors, oracle
 from programs import random_case
 assert extension.isa() == {isa!r}

@@ -8,7 +8,7 @@ from __future__ import annotations
 import fastmaml as fm
 import pytest
 import torch
-from fastmaml.executors.native.extension import cuda_extension, cuda_unavailable, extension
+from fastmaml.extension import cuda_extension, cuda_unavailable, extension
 from torch import nn
 
 module = cuda_extension()

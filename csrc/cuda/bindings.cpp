@@ -3,6 +3,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include "../python/tensors.h"
 #include "executor.h"
 
 namespace py = pybind11;
@@ -17,11 +18,12 @@ LaunchPlan plan_call(const ProgramOwner& program, const CallArgument& argument, 
 }
 
 void run_call(const LaunchPlan& plan, const ProgramOwner& program, const CallArgument& argument,
-              const std::vector<Address>& addresses, uint32_t seed, bool is_double,
-              Address workspace, Address stream) {
+              const py::list& tensors, uint32_t seed, bool is_double, Address workspace,
+              Address stream) {
+  const Tensors table(tensors);
   const py::gil_scoped_release no_gil;
-  is_double ? run<double>(plan, program, argument, addresses, seed, workspace, stream)
-            : run<float>(plan, program, argument, addresses, seed, workspace, stream);
+  is_double ? run<double>(plan, program, argument, table.addresses(), seed, workspace, stream)
+            : run<float>(plan, program, argument, table.addresses(), seed, workspace, stream);
 }
 
 }  // namespace
@@ -46,7 +48,7 @@ PYBIND11_MODULE(_native_cuda, m) {
   m.def("plan", plan_call, py::arg("program"), py::arg("call"), py::arg("tensors"),
         py::arg("is_double"), py::arg("device"),
         "How calls of this description run on a device: decided once for all of them.");
-  m.def("run", run_call, py::arg("plan"), py::arg("program"), py::arg("call"), py::arg("addresses"),
+  m.def("run", run_call, py::arg("plan"), py::arg("program"), py::arg("call"), py::arg("tensors"),
         py::arg("seed"), py::arg("is_double"), py::arg("workspace"), py::arg("stream"),
         "Puts a call on a stream: the inner loop of every task and its gradients, or with vectors "
         "their Hessian products.");

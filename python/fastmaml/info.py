@@ -12,7 +12,7 @@ import torch
 
 from . import __version__, executors
 from .executors import native
-from .executors.native.extension import extension
+from .extension import extension
 from .plan import BACKENDS
 from .tasks.glyphs import cache_folder
 

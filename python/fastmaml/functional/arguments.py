@@ -3,35 +3,24 @@
 from __future__ import annotations
 
 import warnings
-import weakref
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import cache, lru_cache
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_unflatten
 
 from .. import checks
 from ..plan import BACKENDS
 from ..program import InnerLoop, Inputs, Loss, ModuleProgram, Program, Samples, modules_lock
-from . import rates
-from .calls import is_autocast_on
-from .prepared import Prepared, key_of
+from . import known, rates
+from .known import Given
+from .prepared import Prepared, is_autocast_on
 from .programs import program_of, takes_scalars
 
 NamePattern: TypeAlias = "str | Sequence[str] | Callable[[str], bool]"
 """Names of parameters: a shell pattern, several of them, or a predicate."""
-
-
-_MOST_PREPARED = 256
-"""Of one model; past that the shapes probably never come again."""
-
-_prepared: weakref.WeakKeyDictionary[nn.Module, dict[Hashable, Prepared]] = (
-    weakref.WeakKeyDictionary()
-)
-_NONE: dict[Hashable, Prepared] = {}
 
 
 class Bound:
@@ -40,8 +29,8 @@ class Bound:
     A model is traced unless `backend`, its data or the loss ask for it as it is; with "auto", also
     one that cannot be traced runs as it is.
 
-    A call asks `known` first. If no call of its options and shapes came before, it has everything
-    checked by the methods from `adapted` to `inputs`, and leaves what comes of it with `prepared`.
+    A call asks `known` first. If none like it came before, it has everything checked by the methods
+    from `adapted` to `inputs`, and leaves what comes of it with `prepared`.
 
     Args:
         model: what to trace.
@@ -84,64 +73,20 @@ class Bound:
                 cast=self.cast,
             )
             own = tuple([_parameter(model, path) for path in _paths(self.program)])
+        self._own = own
         self.trainable = tuple([parameter.requires_grad for parameter in own])
         self.parameters = own if parameters is None else self._overridden(own, parameters)
         if self.autocast:
             self.parameters = tuple([self.cast(parameter) for parameter in self.parameters])
         like = self.parameters[0] if self.parameters else self.cast(x)
         self.dtype, self.device = like.dtype, like.device
-        self._key: Hashable | None = None
 
-    def known(
-        self,
-        options: tuple[Any, ...],
-        inner_parameters: NamePattern | None,
-        lr: Any,
-        data: tuple[Any, ...],
-        sizes: tuple[Any, ...],
-    ) -> tuple[Prepared, list[Tensor]] | None:
-        """What was prepared for an earlier call of the same options and shapes, and the tensors of
-        this one in its order; None if there was none.
-
-        Args:
-            options: what else a call is given, beside its tensors.
-            inner_parameters: a predicate may change its mind, so calls that have one are not kept.
-            lr: the rates.
-            data: support x, y and weights, then those of the query, None where there is none.
-            sizes: of the support and the query; calls that have any are not kept, nor are those
-                of a model that runs as it is, whose loss could hold the model.
-        """
-        if not self.is_traced or self.autocast or callable(inner_parameters):
-            return None
-        if any(size is not None for size in sizes):
-            return None
-        key = key_of((*options, inner_parameters), (lr, *data, *self.parameters))
-        if key is None:
-            return None
-        self._key = (self.program, self.trainable, key)
-        prepared = _prepared.get(self.model, _NONE).get(self._key)
-        if prepared is None:
-            return None
-        rates = prepared.numbers
-        if rates is None:
-            rates = [rate for rate in self.rates(lr, prepared.loop) if rate is not None]
-        return prepared, [
-            *self.parameters,
-            *rates,
-            *[tensor for tensor in data if tensor is not None],
-        ]
-
-    def prepared(self, loop: InnerLoop, inputs: Inputs, lr: Any) -> tuple[Prepared, list[Tensor]]:
-        """A call that was checked, kept for those that `known` will be asked for; its tensors."""
-        given_rates = isinstance(lr, Tensor) or (
-            isinstance(lr, Mapping) and any(isinstance(rate, Tensor) for rate in lr.values())
-        )
-        prepared = Prepared(loop, inputs, self.backend, given_rates)
-        if self._key is not None:
-            of_model = _prepared.setdefault(self.model, {})
-            if len(of_model) >= _MOST_PREPARED:
-                of_model.clear()
-            of_model[self._key] = prepared
+    def prepared(
+        self, loop: InnerLoop, inputs: Inputs, given: Given
+    ) -> tuple[Prepared, list[Tensor]]:
+        """A call that was checked, remembered for those like it; its tensors."""
+        prepared = Prepared(loop, inputs, self.backend, given.lr)
+        known.remember(self.model, given, self._own, prepared)
         return prepared, inputs.flat()
 
     def cast(self, value: Any) -> Any:
@@ -197,13 +142,6 @@ class Bound:
         """Whether the program is the model's ops; else the model runs as it is."""
         return isinstance(self.program, Program)
 
-    def prediction(self, leaves: Sequence[Tensor]) -> Any:
-        """What the model returns, from its tensors."""
-        if isinstance(self.program, Program):
-            (prediction,) = leaves
-            return prediction
-        return tree_unflatten(leaves, self.program.output_tree)
-
     def samples(
         self, role: str, x: Any, y: Any, weights: Any, size: Any, loss: Loss | None
     ) -> Samples:
@@ -223,10 +161,7 @@ class Bound:
 
     def rates(self, lr: Any, loop: InnerLoop) -> tuple[Tensor | None, ...]:
         """One rate a slot; see `rates.resolve`."""
-        resolved = rates.resolve(
-            lr, self.model, self.program, loop.adapted, self.dtype, self.device, self.cast
-        )
-        return resolved if loop.steps else self.no_rates()
+        return rates.resolve(lr, self.model, loop, self.dtype, self.device, self.cast)
 
     def no_rates(self) -> tuple[None, ...]:
         """For a call that takes no step."""
@@ -240,14 +175,6 @@ class Bound:
     ) -> Inputs:
         """The tensors of a call."""
         return Inputs(self.parameters, rates, support, query)
-
-    def seed(self, seed: Any) -> int:
-        """Of dropout's masks; None is drawn from torch's default generator."""
-        if seed is not None:
-            return checks.seed(seed)
-        if self.program.has_dropout:
-            return int(torch.randint(2**32, (), dtype=torch.int64))
-        return 0
 
     def _overridden(
         self, own: tuple[Tensor, ...], parameters: Mapping[str, Tensor]

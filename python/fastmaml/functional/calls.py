@@ -6,15 +6,12 @@ or overwritten.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..program import Cotangents, InnerLoop, Inputs, Outputs, Program
-from .constants import constant
+from ..program import Cotangents, InnerLoop, Program
 from .prepared import Prepared
 
 
@@ -35,12 +32,6 @@ class Call:
         """Of the tensors that it takes, in their order."""
         return self.prepared.keys
 
-    def checked_inputs(self, tensors: Sequence[Tensor]) -> Inputs:
-        """The tensors in their places, after a last check of the data."""
-        inputs = self.prepared.inputs(tensors, self.seed)
-        self.prepared.check_data(inputs)
-        return inputs
-
 
 class RunCall(Call):
     """A call of an executor's `run`. Subclasses say which outputs become results."""
@@ -60,9 +51,9 @@ class RunCall(Call):
         tensors: Sequence[Tensor],
     ) -> Sequence[Tensor]:
         """Those of the inputs with these keys, given the cotangents of the results."""
-        inputs = self.prepared.inputs(tensors, self.seed)
-        cotangents = self.cotangents(given)
-        outputs = self._call(inputs, cotangents=cotangents, wanted=frozenset(keys))
+        outputs = self.prepared.run(
+            tensors, self.seed, cotangents=self.cotangents(given), wanted=frozenset(keys)
+        )
         return tuple(outputs.gradients[key] for key in keys)
 
     def known_gradients(
@@ -71,17 +62,13 @@ class RunCall(Call):
         """Those that no run is needed for; None otherwise."""
         return None
 
-    def _call(self, inputs: Inputs, **options: Any) -> Outputs:
-        prepared = self.prepared
-        with without_autocast(inputs):
-            return prepared.executor.run(prepared.loop, inputs, memo=prepared.memo, **options)
-
 
 class AdaptCall(RunCall):
     """The results are the adapted parameters, [T, *shape] each, in the order of the slots."""
 
     def run(self, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        adapted = self._call(self.checked_inputs(tensors), adapted=True).adapted
+        self.prepared.look_at(tensors)
+        adapted = self.prepared.run(tensors, self.seed, adapted=True).adapted
         return tuple(parameter for parameter in adapted if parameter is not None)
 
     def cotangents(self, given: Sequence[Tensor | None]) -> Cotangents:
@@ -94,7 +81,8 @@ class PredictCall(RunCall):
     """The result is the prediction, [T, m, *output], or its leaves."""
 
     def run(self, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        return _leaves(self._call(self.checked_inputs(tensors)).prediction)
+        self.prepared.look_at(tensors)
+        return _leaves(self.prepared.run(tensors, self.seed).prediction)
 
     def cotangents(self, given: Sequence[Tensor | None]) -> Cotangents:
         return Cotangents(prediction=_joined(given, self.prepared.loop))
@@ -114,15 +102,15 @@ class LossCall(RunCall):
 
     def __init__(self, prepared: Prepared, seed: int, reduction: str) -> None:
         super().__init__(prepared, seed)
-        self._share = 1.0 / prepared.tasks if reduction == "mean" else 1.0
+        self._share = prepared.share(reduction)
         self._wanted = prepared.wanted if torch.is_grad_enabled() else frozenset()
         self._of_loss: dict[str, Tensor] = {}
 
     def run(self, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        inputs = self.checked_inputs(tensors)
-        share = constant(self._share, inputs.tasks, inputs.dtype, inputs.device)
+        prepared, share = self.prepared, self._share
+        prepared.look_at(tensors)
         cotangents = Cotangents(share) if self._wanted else None
-        outputs = self._call(inputs, cotangents=cotangents, wanted=self._wanted)
+        outputs = prepared.run(tensors, self.seed, cotangents=cotangents, wanted=self._wanted)
         self._of_loss = outputs.gradients
         loss = torch.dot(outputs.task_loss, share)  # in a tenth of the time of mean
         return loss, outputs.task_loss, *_leaves(outputs.prediction)
@@ -130,8 +118,8 @@ class LossCall(RunCall):
     def cotangents(self, given: Sequence[Tensor | None]) -> Cotangents:
         loss, task_loss, *leaves = given
         if loss is not None:
-            share = (loss * self._share).expand(self.prepared.tasks)
-            task_loss = share if task_loss is None else task_loss + share
+            of_loss = loss * self._share
+            task_loss = of_loss if task_loss is None else task_loss + of_loss
         return Cotangents(task_loss, _joined(leaves, self.prepared.loop))
 
     def gradients(
@@ -166,16 +154,12 @@ class ProductCall(Call):
 
     def run(self, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """H u for each adapted slot, [T, *shape]."""
-        prepared = self.prepared
-        inputs = self.checked_inputs(tensors[: len(self.keys)])
-        rest = iter(tensors[len(self.keys) :])
+        prepared, count = self.prepared, len(self.keys)
+        inputs, rest = tensors[:count], iter(tensors[count:])
+        prepared.look_at(inputs)
         vectors = tuple(next(rest) if flag else None for flag in prepared.loop.adapted)
-        with without_autocast(inputs):
-            products = prepared.executor.hvp(prepared.loop, inputs, vectors)
+        products = prepared.hvp(inputs, self.seed, vectors)
         return tuple(product for product in products if product is not None)
-
-
-_NOTHING = contextlib.nullcontext()
 
 
 def _leaves(prediction: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -188,18 +172,3 @@ def _joined(
     """Cotangents of the prediction, as executors take them."""
     is_tensor = isinstance(loop.program, Program) or loop.program.returns_a_tensor
     return leaves[0] if is_tensor else tuple(leaves)
-
-
-def is_autocast_on(device_type: str) -> bool:
-    """Whether autocast changes what operations compute on such a device."""
-    is_available = device_type == "cpu" or torch.amp.is_autocast_available(device_type)
-    return is_available and torch.is_autocast_enabled(device_type)
-
-
-def without_autocast(inputs: Inputs) -> contextlib.AbstractContextManager[None]:
-    """Autocast, where it is on, would change an executor's own arithmetic."""
-    samples = inputs.query or inputs.support
-    device_type = samples.x.device.type
-    if is_autocast_on(device_type):
-        return torch.autocast(device_type, enabled=False)
-    return _NOTHING

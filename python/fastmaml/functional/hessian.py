@@ -12,6 +12,7 @@ from .arguments import Bound, NamePattern
 from .autograd import Product, Undifferentiated, eager
 from .calls import ProductCall
 from .losses import LossLike
+from .prepared import Prepared
 
 
 @eager
@@ -50,11 +51,11 @@ def hvp(
     support = bound.samples("support", support_x, support_y, weights, support_size, loop.loss)
     inputs = bound.inputs(bound.no_rates(), support, None)
     vectors = _vectors(bound, adapted, vector)
-    prepared, given = bound.prepared(loop, inputs, None)
-    call = ProductCall(prepared, bound.seed(seed))
+    prepared = Prepared(loop, inputs, backend)
+    call = ProductCall(prepared, prepared.seed(seed))
     tensors = [
         Undifferentiated.apply(key, tensor) if tensor.requires_grad else tensor
-        for key, tensor in zip(call.keys, given, strict=True)
+        for key, tensor in zip(call.keys, inputs.flat(), strict=True)
     ]
     return dict(zip(vectors, Product.apply(call, *tensors, *vectors.values()), strict=True))
 

@@ -12,10 +12,11 @@ from .. import checks
 from ..plan import Plan
 from ..plan import plan as plan_call
 from ..program import Loss, modules_lock
-from . import losses
+from . import known, losses
 from .arguments import Bound, NamePattern
 from .autograd import Run, eager
 from .calls import AdaptCall, LossCall, PredictCall
+from .known import Given
 from .losses import LossLike
 from .rates import Rate
 
@@ -91,27 +92,28 @@ def adapt(
     """
     checks.flag("expand", expand)
     loss = losses.resolve(loss)
-    bound = Bound(model, "support_x", support_x, parameters, backend, loss, support_size)
-    options = ("adapt", steps, loss, momentum, first_order, backend)
+    options = ("adapt", steps, *loss.key, momentum, first_order, backend, inner_parameters)
     data = (support_x, support_y, weights)
-    call = bound.known(options, inner_parameters, lr, data, (support_size,))
+    given = Given(options, lr, parameters, data, (support_size,))
+    call = known.find(model, given)
     if call is None:
+        bound = Bound(model, "support_x", support_x, parameters, backend, loss, support_size)
         loop = bound.loop(loss, bound.adapted(inner_parameters), steps, momentum, first_order)
         support = bound.samples("support", support_x, support_y, weights, support_size, loss)
-        call = bound.prepared(loop, bound.inputs(bound.rates(lr, loop), support, None), lr)
+        call = bound.prepared(loop, bound.inputs(bound.rates(lr, loop), support, None), given)
     prepared, tensors = call
-    adapted = iter(Run.apply(AdaptCall(prepared, bound.seed(seed)), *tensors))
+    adapted = iter(Run.apply(AdaptCall(prepared, prepared.seed(seed)), *tensors))
     with modules_lock:
         own = dict(model.named_parameters())
     result = own | dict(parameters or {})
-    for slot, value, flag in zip(
-        bound.program.slots, bound.parameters, prepared.loop.adapted, strict=True
-    ):
+    loop = prepared.loop
+    initial = prepared.parameters(tensors)
+    for slot, value, flag in zip(loop.program.slots, initial, loop.adapted, strict=True):
         result[slot.name] = next(adapted) if flag else value
     if not expand:
         return result
     return {
-        name: value if value.dim() > own[name].dim() else value.expand(bound.tasks, *value.shape)
+        name: value if value.dim() > own[name].dim() else value.expand(prepared.tasks, *value.shape)
         for name, value in result.items()
     }
 
@@ -158,22 +160,23 @@ def meta_loss(
     """
     checks.choice("reduction", reduction, ("mean", "sum"))
     loss = losses.resolve(loss)
-    bound = Bound(model, "support_x", support_x, parameters, backend, loss, support_size)
-    options = ("meta_loss", steps, loss, step_weights, momentum, first_order, backend)
+    options = ("meta_loss", steps, *loss.key, step_weights, momentum, first_order, backend)
     data = (support_x, support_y, weights, query_x, query_y, query_weights)
-    call = bound.known(options, inner_parameters, lr, data, (support_size, query_size))
+    given = Given((*options, inner_parameters), lr, parameters, data, (support_size, query_size))
+    call = known.find(model, given)
     if call is None:
+        bound = Bound(model, "support_x", support_x, parameters, backend, loss, support_size)
         loop = bound.loop(
             loss, bound.adapted(inner_parameters), steps, momentum, first_order, step_weights
         )
         checks.x("query_x", query_x, scalars=not bound.is_traced)
         support = bound.samples("support", support_x, support_y, weights, support_size, loss)
         query = bound.samples("query", query_x, query_y, query_weights, query_size, loss)
-        call = bound.prepared(loop, bound.inputs(bound.rates(lr, loop), support, query), lr)
+        call = bound.prepared(loop, bound.inputs(bound.rates(lr, loop), support, query), given)
     prepared, tensors = call
-    call = LossCall(prepared, bound.seed(seed), reduction)
+    call = LossCall(prepared, prepared.seed(seed), reduction)
     total, task_loss, *leaves = Run.apply(call, *tensors)
-    return MetaLoss(total, task_loss, bound.prediction(leaves))
+    return MetaLoss(total, task_loss, prepared.prediction(leaves))
 
 
 def sgd_step(
@@ -232,14 +235,15 @@ def predict(
         [T, m, *output], zero beyond a query size; of a model that returns a dict, say, such a
         dict. Raises what `adapt` raises.
     """
-    bound = Bound(model, "query_x", query_x, parameters, backend, None, query_size)
-    call = bound.known(("predict", backend), None, None, (query_x,), (query_size,))
+    given = Given(("predict", backend), None, parameters, (query_x,), (query_size,))
+    call = known.find(model, given)
     if call is None:
+        bound = Bound(model, "query_x", query_x, parameters, backend, None, query_size)
         loop = bound.loop(None, (False,) * len(bound.parameters), 0, 0.0, False)
         query = bound.samples("query", query_x, None, None, query_size, None)
-        call = bound.prepared(loop, bound.inputs(bound.no_rates(), None, query), None)
+        call = bound.prepared(loop, bound.inputs(bound.no_rates(), None, query), given)
     prepared, tensors = call
-    return bound.prediction(Run.apply(PredictCall(prepared, bound.seed(seed)), *tensors))
+    return prepared.prediction(Run.apply(PredictCall(prepared, prepared.seed(seed)), *tensors))
 
 
 def plan(

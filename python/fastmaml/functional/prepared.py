@@ -1,21 +1,23 @@
 """Calls prepared once: what all calls with the same options and shapes of tensors share.
 
-Checks of shapes, the choice of the executor and its own preparations depend on nothing else. So
-the first such call makes a `Prepared`, kept as long as the model, and later ones look it up by a
-key, which costs a few microseconds where the checks cost a hundred.
+Checks of shapes, the choice of the executor and its own preparations depend on nothing else, and
+cost a hundred microseconds; `known` finds what was prepared in a few.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
-from types import ModuleType
+import contextlib
+from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor
-from torch.nn import Parameter
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_unflatten
 
 from .. import checks, plan
-from ..program import InnerLoop, Inputs, Loss, Samples
+from ..program import Cotangents, InnerLoop, Inputs, Outputs, Program, Samples
+from . import rates
+from .constants import constant
 
 
 class Prepared:
@@ -25,35 +27,34 @@ class Prepared:
         loop: the part of the call that holds no tensor.
         inputs: the tensors of the first such call, which are not kept.
         backend: see `plan.choose`.
-        given_rates: whether a rate is a tensor of the caller's, which may hold anything.
+        lr: the rates as they were given.
 
     Raises:
         BackendError: no executor runs it.
     """
 
-    def __init__(
-        self, loop: InnerLoop, inputs: Inputs, backend: str, given_rates: bool = False
-    ) -> None:
+    def __init__(self, loop: InnerLoop, inputs: Inputs, backend: str, lr: Any = None) -> None:
         self.loop = loop
-        self._given_rates = given_rates
-        self._on_cpu = inputs.device.type == "cpu"
-        # elsewhere they may belong to a graph that is captured
-        are_kept = self._on_cpu and not given_rates
-        self.numbers = [rate for rate in inputs.rates if rate is not None] if are_kept else None
-        """The rates, where they are numbers and so the same in every call."""
-        self.executor: ModuleType = plan.choose(loop, inputs, backend)
-        self.memo: dict[Any, Any] = {}
-        """The executor's."""
+        self.tasks, self.dtype, self.device = inputs.tasks, inputs.dtype, inputs.device
         tensors = dict(inputs.tensors(loop.program))
         self.keys = tuple(tensors)
         """Of the inputs, in the order of `Inputs.flat`."""
         self.wanted = frozenset(key for key, tensor in tensors.items() if tensor.requires_grad)
         """The keys of what requires grad."""
         self._keys_where: dict[tuple[bool, ...], tuple[str, ...]] = {}
-        self.tasks = inputs.tasks
         self._slots = len(loop.program.slots)
         self._has_rate = tuple(rate is not None for rate in inputs.rates)
         self._support, self._query = _Parts(inputs.support), _Parts(inputs.query)
+        self._rates_are_given = rates.are_given(lr)
+        on_cpu = self.device.type == "cpu"
+        # on a GPU they may belong to a graph that is captured
+        are_kept = on_cpu and not self._rates_are_given
+        self._numbers = [rate for rate in inputs.rates if rate is not None] if are_kept else None
+        has_labels = any(tensor.dtype is checks.LABELS for tensor in tensors.values())
+        self._is_looked_at = on_cpu and (self._rates_are_given or has_labels)
+        self._shares: dict[str, Tensor] = {}
+        self._executor = plan.choose(loop, inputs, backend)
+        self._recipes: dict[Any, Any] = {}
 
     def keys_where(self, flags: tuple[bool, ...]) -> tuple[str, ...]:
         """Those of the inputs that have their flag up."""
@@ -63,8 +64,32 @@ class Prepared:
             self._keys_where[flags] = keys
         return keys
 
+    def tensors(
+        self, model: nn.Module, parameters: Sequence[Tensor], lr: Any, data: Sequence[Any]
+    ) -> list[Tensor]:
+        """The inputs of a call like the first, in the order of `keys`.
+
+        Args:
+            parameters: one a slot.
+            lr: the rates, as they are given.
+            data: x, y and weights of the support, then of the query, None where there is none.
+        """
+        of_slots = self._numbers
+        if of_slots is None:
+            loop = self.loop
+            of_slots = [
+                rate
+                for rate in rates.resolve(lr, model, loop, self.dtype, self.device)
+                if rate is not None
+            ]
+        return [*parameters, *of_slots, *[tensor for tensor in data if tensor is not None]]
+
+    def parameters(self, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Of the inputs, the initial parameters, one a slot."""
+        return tensors[: self._slots]
+
     def inputs(self, tensors: Sequence[Tensor], seed: int) -> Inputs:
-        """The tensors, in the order of `keys`, in their places."""
+        """The inputs in their places."""
         rest = iter(tensors[self._slots :])
         return Inputs(
             tuple(tensors[: self._slots]),
@@ -74,19 +99,71 @@ class Prepared:
             seed,
         )
 
-    def check_data(self, inputs: Inputs) -> None:
-        """Check what shapes do not tell; only on the CPU: elsewhere a look would wait for the
-        device."""
-        if not self._on_cpu:
+    def seed(self, seed: Any) -> int:
+        """Of dropout's masks; None is drawn from torch's default generator."""
+        if seed is not None:
+            return checks.seed(seed)
+        if self.loop.program.has_dropout:
+            return int(torch.randint(2**32, (), dtype=torch.int64))
+        return 0
+
+    def share(self, reduction: str) -> Tensor:
+        """[T], what each task counts in a "mean" or a "sum"."""
+        share = self._shares.get(reduction)
+        if share is None:
+            number = 1.0 / self.tasks if reduction == "mean" else 1.0
+            share = constant(number, self.tasks, self.dtype, self.device)
+            if self.device.type == "cpu":  # elsewhere it may belong to a graph that is captured
+                self._shares[reduction] = share
+        return share
+
+    def look_at(self, tensors: Sequence[Tensor]) -> None:
+        """Check the numbers in the inputs, which the CPU can do without waiting."""
+        if not self._is_looked_at:
             return
-        if self._given_rates:
+        inputs = self.inputs(tensors, 0)
+        if self._rates_are_given:
             checks.rate_values({rate for rate in inputs.rates if rate is not None})
         for name, samples in (("support", inputs.support), ("query", inputs.query)):
             if samples is not None and samples.y is not None:
                 checks.labels(f"{name}_y", samples, self.loop)
 
+    def run(
+        self,
+        tensors: Sequence[Tensor],
+        seed: int,
+        *,
+        adapted: bool = False,
+        cotangents: Cotangents | None = None,
+        wanted: frozenset[str] = frozenset(),
+    ) -> Outputs:
+        """What the executor makes of the inputs; see `executors`."""
+        options = {"adapted": adapted, "cotangents": cotangents, "wanted": wanted}
+        make = getattr(self._executor, "recipe", None)
+        with without_autocast(self.device.type):
+            if make is None:
+                return self._executor.run(self.loop, self.inputs(tensors, seed), **options)
+            key = (adapted, None if cotangents is None else cotangents.given(), wanted)
+            recipe = self._recipes.get(key)
+            if recipe is None:
+                recipe = make(self.loop, self.inputs(tensors, seed), **options)
+                self._recipes[key] = recipe
+            return recipe.run(tensors, seed, cotangents)
 
-_PLAIN = frozenset({type(None), bool, int, float, str, Loss})
+    def hvp(
+        self, tensors: Sequence[Tensor], seed: int, vectors: tuple[Tensor | None, ...]
+    ) -> tuple[Tensor | None, ...]:
+        """H u for each slot; see `executors`."""
+        with without_autocast(self.device.type):
+            return self._executor.hvp(self.loop, self.inputs(tensors, seed), vectors)
+
+    def prediction(self, leaves: Sequence[Tensor]) -> Any:
+        """What the model returns, from its tensors."""
+        program = self.loop.program
+        if isinstance(program, Program):
+            (prediction,) = leaves
+            return prediction
+        return tree_unflatten(leaves, program.output_tree)
 
 
 class _Parts:
@@ -110,37 +187,17 @@ class _Parts:
         )
 
 
-def key_of(options: tuple[Any, ...], tensors: Sequence[Any]) -> Hashable | None:
-    """What tells calls apart that differ in more than the numbers in their tensors.
-
-    None where that is not so easily said: options that can change, subclasses of Tensor.
-
-    Args:
-        options: numbers, strings, flags, None, or what is immutable otherwise.
-        tensors: tensors and None, or mappings of names to numbers and tensors.
-    """
-    shapes = [_shape(value) for value in tensors]
-    types = tuple(map(type, options))
-    if None in shapes or not (_PLAIN.issuperset(types) or all(map(_is_plain, options))):
-        return None
-    # the types too, since 1, 1.0 and True are equal
-    return (*options, *types, *shapes)
+_NOTHING = contextlib.nullcontext()
 
 
-def _is_plain(option: Any) -> bool:
-    """Whether an option is a value that cannot change."""
-    kind = type(option)
-    return kind in _PLAIN or (kind is tuple and all(map(_is_plain, option)))
+def is_autocast_on(device_type: str) -> bool:
+    """Whether autocast changes what operations compute on such a device."""
+    is_available = device_type == "cpu" or torch.amp.is_autocast_available(device_type)
+    return is_available and torch.is_autocast_enabled(device_type)
 
 
-def _shape(value: Any) -> Hashable | None:
-    kind = type(value)
-    if kind is Tensor or kind is Parameter:
-        if value.is_nested:
-            return None
-        return value.shape, value.dtype, value.device, value.layout, value.requires_grad
-    if value is None or kind is float or kind is int:
-        return kind, value
-    if isinstance(value, Mapping):
-        return key_of(tuple(value), tuple(value.values()))
-    return None
+def without_autocast(device_type: str) -> contextlib.AbstractContextManager[None]:
+    """Autocast, where it is on, would change an executor's own arithmetic."""
+    if is_autocast_on(device_type):
+        return torch.autocast(device_type, enabled=False)
+    return _NOTHING

@@ -23,31 +23,47 @@ import torch
 from torch import Tensor, nn
 
 from .. import checks
-from ..program import ModuleProgram, Program, Slot
+from ..program import InnerLoop, Slot
 from .constants import constant
 
 Rate: TypeAlias = "float | Tensor"
 
 
+def as_it_is(tensor: Tensor) -> Tensor:
+    """No cast."""
+    return tensor
+
+
+def are_given(lr: Rate | Mapping[str, Rate] | None) -> bool:
+    """Whether a rate is a tensor, which may hold anything."""
+    return isinstance(lr, Tensor) or (
+        isinstance(lr, Mapping) and any(isinstance(rate, Tensor) for rate in lr.values())
+    )
+
+
 def resolve(
     lr: Rate | Mapping[str, Rate],
     model: nn.Module,
-    program: Program | ModuleProgram,
-    adapted: tuple[bool, ...],
+    loop: InnerLoop,
     dtype: torch.dtype,
     device: torch.device,
-    cast: Callable[[Tensor], Tensor],
+    cast: Callable[[Tensor], Tensor] = as_it_is,
 ) -> tuple[Tensor | None, ...]:
-    """The rate of each slot as `Inputs.rates` wants it; None where a slot is not adapted.
+    """The rate of each slot as `Inputs.rates` wants it; None where a slot is not adapted, and
+    everywhere if there is no step.
+
+    Args:
+        cast: what is done to tensors under autocast.
 
     Raises:
         TypeError: a rate is neither a number nor a tensor of the parameters' dtype.
         ValueError: a number is negative or not finite, a shape fits none of the above, an
             adapted parameter has no rate, or a name is not a parameter of the model.
     """
+    program, adapted = loop.program, loop.adapted
     if not isinstance(lr, Mapping):
         rate = _shared("lr", lr, dtype, device, cast)
-        return tuple(rate if flag else None for flag in adapted)
+        return tuple(rate if flag and loop.steps else None for flag in adapted)
     if not lr.keys() <= {slot.name for slot in program.slots}:
         known = {name for name, _ in model.named_parameters()}
         for name in lr:
@@ -60,7 +76,7 @@ def resolve(
                 f"lr must have a rate for every adapted parameter, got none for {slot.name!r}"
             )
         rates.append(_of_slot(lr[slot.name], slot, dtype, device, cast) if flag else None)
-    return tuple(rates)
+    return tuple(rates) if loop.steps else (None,) * len(rates)
 
 
 def _shared(

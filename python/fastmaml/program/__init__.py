@@ -1,5 +1,6 @@
 """Programs: what is computed, as plain data. Nothing here knows how it is computed."""
 
+from .facts import has_hooks
 from .graph import INPUT, OP_KINDS, Op, OpKind, Program, Slot
 from .inner_loop import Cotangents, InnerLoop, Inputs, Outputs, Samples
 from .loss import LOSS_KINDS, Loss
@@ -11,15 +12,16 @@ from .module_state import (
     seed_generators,
     undisturbed_modules,
 )
-from .trace import trace, traced
+from .trace import guards_of, trace, traced
 from .trace_builder import TraceError
-from .trace_guards import has_hooks
+from .trace_guards import Guards
 
 __all__ = [
     "INPUT",
     "LOSS_KINDS",
     "OP_KINDS",
     "Cotangents",
+    "Guards",
     "InnerLoop",
     "Inputs",
     "Loss",
@@ -32,6 +34,7 @@ __all__ = [
     "Slot",
     "StatelessModule",
     "TraceError",
+    "guards_of",
     "has_hooks",
     "module_program",
     "modules_lock",

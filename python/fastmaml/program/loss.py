@@ -41,6 +41,11 @@ class Loss:
         assert (self.kind == "callable") == (self.function is not None), self
 
     @property
+    def key(self) -> tuple[str, float]:
+        """What tells apart losses that are no callables."""
+        return self.kind, self.label_smoothing
+
+    @property
     def name(self) -> str:
         """Of the kind, or of the callable."""
         if self.function is None:

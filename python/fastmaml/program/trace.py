@@ -85,6 +85,11 @@ def traced(model: nn.Module, sample_shape: tuple[int, ...]) -> Program:
     return program
 
 
+def guards_of(model: nn.Module, program: Program) -> Guards:
+    """Those of a program that `traced` returned a moment ago."""
+    return next(guards for _, guards, known in _programs[model] if known is program)
+
+
 def _checked(model: nn.Module, sample_shape: tuple[int, ...]) -> tuple[int, ...]:
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be an nn.Module, got {type(model).__name__}")

@@ -18,6 +18,7 @@ from torch.nn.modules.module import _has_any_global_hook
 from torch.nn.utils import parametrize
 
 from . import trace_layers, trace_tensors  # noqa: F401  (their rules register themselves)
+from .facts import has_hooks
 from .trace_builder import (
     SAMPLES,
     Constant,
@@ -27,7 +28,6 @@ from .trace_builder import (
     Value,
     describe,
 )
-from .trace_guards import has_hooks
 from .trace_rules import convert
 
 

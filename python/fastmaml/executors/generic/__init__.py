@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Set
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -48,12 +47,10 @@ def run(
     adapted: bool = False,
     cotangents: Cotangents | None = None,
     wanted: Set[str] = frozenset(),
-    memo: dict[Any, Any] | None = None,
 ) -> Outputs:
     """The inner loop of every task; with `cotangents` also the gradients of the keys `wanted`.
 
-    The prediction is a tuple of tensors where the model does not return one tensor. `memo` is not
-    used: what is kept is kept with the model.
+    The prediction is a tuple of tensors where the model does not return one tensor.
 
     Raises:
         BackendError: PyTorch cannot differentiate the model or the loss as often as it takes.

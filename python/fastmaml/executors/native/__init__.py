@@ -7,14 +7,13 @@ Python allocates every tensor and hands over addresses; nothing here computes.
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from ...extension import cuda_unavailable, unavailable
 from ...program import Cotangents, InnerLoop, Inputs, ModuleProgram, Outputs
-from . import recipe
-from .extension import cuda_unavailable, unavailable
+from . import recipe as recipes
 from .forms import Layer
 from .lockstep import lockstep
 from .lowering import SUPPORTED_OPS
@@ -30,6 +29,7 @@ __all__ = [
     "loss_passes",
     "passes",
     "placement",
+    "recipe",
     "refusal",
     "run",
     "unavailable",
@@ -61,23 +61,28 @@ def run(
     adapted: bool = False,
     cotangents: Cotangents | None = None,
     wanted: Collection[str] = frozenset(),
-    memo: dict[Any, Any] | None = None,
 ) -> Outputs:
     """The inner loop of every task; with `cotangents` also the gradients of the keys `wanted`."""
-    given = None if cotangents is None else cotangents.given()
-    key = (RunRecipe, adapted, given, frozenset(wanted))
-    known = None if memo is None else memo.get(key)
-    if known is None:
-        known = RunRecipe(loop, inputs, adapted, cotangents, wanted)
-        if memo is not None:
-            memo[key] = known
-    return known.run(inputs, cotangents)
+    options = {"adapted": adapted, "cotangents": cotangents, "wanted": wanted}
+    return recipe(loop, inputs, **options).run(inputs.flat(), inputs.seed, cotangents)
+
+
+def recipe(
+    loop: InnerLoop,
+    inputs: Inputs,
+    *,
+    adapted: bool = False,
+    cotangents: Cotangents | None = None,
+    wanted: Collection[str] = frozenset(),
+) -> RunRecipe:
+    """What all such calls share."""
+    return RunRecipe(loop, inputs, adapted, cotangents, wanted)
 
 
 def layers(loop: InnerLoop, inputs: Inputs) -> tuple[Layer, ...]:
     """The layers that a call of the query loss, with the gradients that its tensors require, may
     run in either form."""
-    return recipe.layers(loop, inputs, _required(loop, inputs), hands_out_weights=False)
+    return recipes.layers(loop, inputs, _required(loop, inputs), hands_out_weights=False)
 
 
 def placement(loop: InnerLoop, inputs: Inputs) -> str:

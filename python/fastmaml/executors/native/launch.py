@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Protocol
 
 import torch
+from torch import Tensor
 
-from .extension import cuda_extension, extension
+from ...extension import cuda_extension, extension
 
 
 class Launcher(Protocol):
     """Runs calls of one description."""
 
-    def run(self, addresses: Sequence[int], seed: int) -> None:
-        """The call on the tensors at these addresses; on a GPU it returns before it is done."""
+    def run(self, tensors: list[Tensor], seed: int) -> None:
+        """The call on its table of tensors; on a GPU it returns before it is done."""
 
     def placement(self) -> str | None:
         """How it lies on a GPU; None on a CPU."""
@@ -27,10 +27,10 @@ class CpuLauncher:
         self._call = program, call
         self._is_double = is_double
 
-    def run(self, addresses: Sequence[int], seed: int) -> None:
-        """The call on the tensors at these addresses."""
+    def run(self, tensors: list[Tensor], seed: int) -> None:
+        """The call on its table of tensors."""
         threads = torch.get_num_threads()
-        extension.run(*self._call, addresses, seed, self._is_double, threads)
+        extension.run(*self._call, tensors, seed, self._is_double, threads)
 
     def placement(self) -> None:
         """Nothing to tell."""
@@ -59,13 +59,13 @@ class CudaLauncher:
     def _dtype(self) -> torch.dtype:
         return torch.float64 if self._is_double else torch.float32
 
-    def run(self, addresses: Sequence[int], seed: int) -> None:
-        """The call on the tensors at these addresses; returns before it is done."""
+    def run(self, tensors: list[Tensor], seed: int) -> None:
+        """The call on its table of tensors; returns before it is done."""
         workspace = torch.empty_like(self._workspace)
         self._extension.run(
             self._plan,
             *self._call,
-            addresses,
+            tensors,
             seed,
             self._is_double,
             workspace.data_ptr(),

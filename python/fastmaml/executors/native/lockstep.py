@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import NamedTuple
 
+from ...extension import extension
 from ...program import InnerLoop, Inputs, Samples
-from .extension import extension
 from .lowering import lowered
 
 _THERE = 1

@@ -6,8 +6,8 @@ import math
 
 import torch
 
+from ...extension import extension
 from ...program import INPUT, OP_KINDS, Loss, Op, Program
-from .extension import extension
 from .forms import Layer
 
 # Ops with a kernel, and the one that lowering itself removes.

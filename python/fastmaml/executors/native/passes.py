@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ...extension import extension
 from ...program import Loss, Program
 from ..passes import LossPasses, LossPoint, Passes, Point
-from .extension import extension
 from .lowering import lowered
 
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from ...extension import extension
 from ...program import Cotangents, InnerLoop, Inputs, Outputs, Samples, Slot
 from . import forms
-from .extension import extension
 from .forms import Layer
 from .launch import CpuLauncher, CudaLauncher, Launcher
 from .lockstep import lockstep
@@ -134,12 +134,10 @@ class Recipe:
         """How calls lie on a GPU; None on a CPU."""
         return self._launcher.placement()
 
-    def _run(self, inputs: Inputs, given: Iterable[Tensor]) -> list[Tensor]:
+    def _run(self, tensors: Sequence[Tensor], seed: int, given: Iterable[Tensor]) -> list[Tensor]:
         """Runs the call; what it made."""
-        read = [tensor.contiguous() for tensor in (*inputs.flat(), *self._constants, *given)]
         made = [make(like) for make, like in self._makers]
-        addresses = [0, *[tensor.data_ptr() for tensor in (*read, *made)]]
-        self._launcher.run(addresses, inputs.seed)
+        self._launcher.run([*tensors, *self._constants, *given, *made], seed)
         return made
 
 
@@ -204,12 +202,12 @@ class RunRecipe(Recipe):
         }
         self._describe_inputs(loop, inputs, grads)
 
-    def run(self, inputs: Inputs, cotangents: Cotangents | None) -> Outputs:
-        """Runs a call of these shapes."""
+    def run(self, tensors: Sequence[Tensor], seed: int, cotangents: Cotangents | None) -> Outputs:
+        """Runs a call of these shapes on tensors in the order of `Inputs.flat`."""
         given: list[Tensor | None] = []
         if cotangents is not None and self._wanted:
             given += [cotangents.task_loss, cotangents.prediction, *(cotangents.adapted or ())]
-        made = iter(self._run(inputs, [bar for bar in given if bar is not None]))
+        made = iter(self._run(tensors, seed, [bar for bar in given if bar is not None]))
         return Outputs(
             task_loss=next(made) if self._has_task_loss else None,
             prediction=next(made) if self._has_prediction else None,
@@ -235,5 +233,6 @@ class ProductRecipe(Recipe):
 
     def run(self, inputs: Inputs, vectors: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
         """Runs a call of these shapes."""
-        made = iter(self._run(inputs, [vector for vector in vectors if vector is not None]))
+        given = [vector for vector in vectors if vector is not None]
+        made = iter(self._run(inputs.flat(), inputs.seed, given))
         return tuple(next(made) if flag else None for flag in self._adapted)

@@ -8,7 +8,6 @@ are read, and tested, against this one: `network` looks up the four functions of
 from __future__ import annotations
 
 from collections.abc import Set
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -47,7 +46,6 @@ def run(
     adapted: bool = False,
     cotangents: Cotangents | None = None,
     wanted: Set[str] = frozenset(),
-    memo: dict[Any, Any] | None = None,
 ) -> Outputs:
     """Run the inner loop of every task.
 
@@ -57,7 +55,6 @@ def run(
         adapted: whether to return the adapted parameters.
         cotangents: the derivatives of an outer scalar by the outputs; None: no gradients.
         wanted: keys of the inputs whose gradients to return, zero where nothing reaches them.
-        memo: not used.
     """
     program, query = loop.program, inputs.query
     initial = dict(inputs.tensors(program))

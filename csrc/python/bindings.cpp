@@ -1,5 +1,5 @@
 // The extension module. A call is described once for all calls of the same shapes; its tensors come
-// as a table of addresses, checked and kept alive by the Python side.
+// as a list, checked and kept alive by the Python side, of which only the addresses are read.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -8,11 +8,14 @@
 #include <string>
 #include <utility>
 
-#include "cpu/cpu_features.h"
-#include "cpu/executor.h"
-#include "cpu/passes.h"
-#include "program/analysis.h"
-#include "program/call_builder.h"
+#include "../cpu/cpu_features.h"
+#include "../cpu/executor.h"
+#include "../cpu/passes.h"
+#include "../program/analysis.h"
+#include "../program/call_builder.h"
+#include "facts.h"
+#include "signature.h"
+#include "tensors.h"
 
 namespace py = pybind11;
 
@@ -38,12 +41,13 @@ bool signal_raised() {
   return PyErr_CheckSignals() != 0;
 }
 
-void run_call(const ProgramOwner& program, const CallArgument& argument,
-              const std::vector<Address>& addresses, uint32_t seed, bool is_double, int threads) {
+void run_call(const ProgramOwner& program, const CallArgument& argument, const py::list& tensors,
+              uint32_t seed, bool is_double, int threads) {
+  const Tensors table(tensors);
   try {
     const py::gil_scoped_release no_gil;
-    is_double ? run_as<double>(program, argument, addresses, seed, threads, signal_raised)
-              : run_as<float>(program, argument, addresses, seed, threads, signal_raised);
+    is_double ? run_as<double>(program, argument, table.addresses(), seed, threads, signal_raised)
+              : run_as<float>(program, argument, table.addresses(), seed, threads, signal_raised);
   } catch (const Interrupted&) {
     throw py::error_already_set();
   }
@@ -80,6 +84,17 @@ PYBIND11_MODULE(_native, m) {
   m.def("isa", [] { return isa_name(selected_isa()); }, "The instruction set in use.");
   m.def("supported_isas", supported_isa_names, "What this processor can run, slowest first.");
   m.def("op_kinds", op_kinds, "The kinds of ops that have kernels.");
+  m.def("facts_hold", facts_hold, py::arg("facts"), py::arg("freeze"),
+        "Whether what was read of a model's modules is still so; see fastmaml.program.facts.");
+
+  py::class_<Signature>(m, "Signature",
+                        "What tells calls apart that differ in more than the numbers in their "
+                        "tensors: shapes, dtypes, devices, and options themselves.")
+      .def_static("of", Signature::of, py::arg("value"),
+                  "That of a value; None of what can change otherwise, or is of another class.")
+      .def(
+          "fits", [](const Signature& self, py::handle value) { return self.fits(value.ptr()); },
+          py::arg("value"), "Whether `value` has it too.");
 
   py::class_<OpDescription>(m, "Op").def(
       py::init([](std::string kind, std::array<int32_t, 2> input, int32_t output,
@@ -145,7 +160,7 @@ PYBIND11_MODULE(_native, m) {
              {"task_loss_bar", &CallArgument::task_loss_bar},
              {"prediction_bar", &CallArgument::prediction_bar}});
 
-  m.def("run", run_call, py::arg("program"), py::arg("call"), py::arg("addresses"), py::arg("seed"),
+  m.def("run", run_call, py::arg("program"), py::arg("call"), py::arg("tensors"), py::arg("seed"),
         py::arg("is_double"), py::arg("threads"),
         "The inner loop of every task and its gradients, or with vectors their Hessian products. "
         "Ends early where a signal's handler raises.");
