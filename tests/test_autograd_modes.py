@@ -7,8 +7,8 @@ import warnings
 import pytest
 import torch
 from fastmaml import functional as fm
-from fastmaml.executors import generic, native, reference
 from fastmaml.functional.arguments import warn_of_autocast
+from fastmaml.functional.prepared import Prepared
 from torch import Tensor, nn
 from torch.testing import assert_close
 
@@ -17,13 +17,13 @@ from torch.testing import assert_close
 def runs(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """For every run of an executor, whether it computed gradients."""
     seen: list[bool] = []
-    for executor in (reference, native, generic):
+    run = Prepared.run
 
-        def run(loop, inputs, *, run=executor.run, **options):
-            seen.append(options.get("cotangents") is not None)
-            return run(loop, inputs, **options)
+    def seen_run(self, tensors, seed, **options):
+        seen.append(options.get("cotangents") is not None)
+        return run(self, tensors, seed, **options)
 
-        monkeypatch.setattr(executor, "run", run)
+    monkeypatch.setattr(Prepared, "run", seen_run)
     return seen
 
 

@@ -229,7 +229,8 @@ LockstepChoice lockstep(const Call<Real>& call, double saved) {
   if (forced && *forced) {
     return {width, std::atoi(forced) ? nullptr : "FASTMAML_LOCKSTEP forbids it"};
   }
-  const int cores = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+  // asked once: the answer is a file of the system's
+  static const int cores = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
   return {width, lockstep_pays(call, width, cores, saved) ? nullptr : "they end sooner so"};
 }
 

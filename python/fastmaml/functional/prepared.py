@@ -36,6 +36,7 @@ class Prepared:
     def __init__(self, loop: InnerLoop, inputs: Inputs, backend: str, lr: Any = None) -> None:
         self.loop = loop
         self.tasks, self.dtype, self.device = inputs.tasks, inputs.dtype, inputs.device
+        self._device_type = self.device.type
         tensors = dict(inputs.tensors(loop.program))
         self.keys = tuple(tensors)
         """Of the inputs, in the order of `Inputs.flat`."""
@@ -46,7 +47,7 @@ class Prepared:
         self._has_rate = tuple(rate is not None for rate in inputs.rates)
         self._support, self._query = _Parts(inputs.support), _Parts(inputs.query)
         self._rates_are_given = rates.are_given(lr)
-        on_cpu = self.device.type == "cpu"
+        on_cpu = self._device_type == "cpu"
         # on a GPU they may belong to a graph that is captured
         are_kept = on_cpu and not self._rates_are_given
         self._numbers = [rate for rate in inputs.rates if rate is not None] if are_kept else None
@@ -113,7 +114,7 @@ class Prepared:
         if share is None:
             number = 1.0 / self.tasks if reduction == "mean" else 1.0
             share = constant(number, self.tasks, self.dtype, self.device)
-            if self.device.type == "cpu":  # elsewhere it may belong to a graph that is captured
+            if self._device_type == "cpu":  # elsewhere it may belong to a graph that is captured
                 self._shares[reduction] = share
         return share
 
@@ -138,23 +139,23 @@ class Prepared:
         wanted: frozenset[str] = frozenset(),
     ) -> Outputs:
         """What the executor makes of the inputs; see `executors`."""
+        key = (adapted, None if cotangents is None else cotangents.given(), wanted)
+        recipe = self._recipes.get(key)
+        if recipe is not None and not is_autocast_on(self._device_type):
+            return recipe.run(tensors, seed, cotangents)
+        inputs = self.inputs(tensors, seed)
         options = {"adapted": adapted, "cotangents": cotangents, "wanted": wanted}
-        make = getattr(self._executor, "recipe", None)
-        with without_autocast(self.device.type):
-            if make is None:
-                return self._executor.run(self.loop, self.inputs(tensors, seed), **options)
-            key = (adapted, None if cotangents is None else cotangents.given(), wanted)
-            recipe = self._recipes.get(key)
-            if recipe is None:
-                recipe = make(self.loop, self.inputs(tensors, seed), **options)
-                self._recipes[key] = recipe
+        with without_autocast(self._device_type):
+            if not hasattr(self._executor, "recipe"):
+                return self._executor.run(self.loop, inputs, **options)
+            recipe = self._recipes[key] = self._executor.recipe(self.loop, inputs, **options)
             return recipe.run(tensors, seed, cotangents)
 
     def hvp(
         self, tensors: Sequence[Tensor], seed: int, vectors: tuple[Tensor | None, ...]
     ) -> tuple[Tensor | None, ...]:
         """H u for each slot; see `executors`."""
-        with without_autocast(self.device.type):
+        with without_autocast(self._device_type):
             return self._executor.hvp(self.loop, self.inputs(tensors, seed), vectors)
 
     def prediction(self, leaves: Sequence[Tensor]) -> Any:
