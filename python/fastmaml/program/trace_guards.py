@@ -38,9 +38,10 @@ class Guards:
 
     def hold(self) -> bool:
         """Whether nothing has changed since. A microsecond or two: this runs on every call."""
-        if _has_any_global_hook() or not facts.hold(self._facts):
-            return False
-        for reference, shape in self._shapes:
-            if reference().shape != shape:  # alive: its module was just seen to hold it
-                return False
-        return all([float(reference()) == number for reference, number in self._scalars])
+        return (
+            not _has_any_global_hook()
+            and facts.hold(self._facts)
+            # alive: their modules were just seen to hold them
+            and all([reference().shape == shape for reference, shape in self._shapes])
+            and all([float(reference()) == number for reference, number in self._scalars])
+        )

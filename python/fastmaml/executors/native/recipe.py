@@ -207,14 +207,14 @@ class RunRecipe(Recipe):
         given: list[Tensor | None] = []
         if cotangents is not None and self._wanted:
             given += [cotangents.task_loss, cotangents.prediction, *(cotangents.adapted or ())]
-        made = iter(self._run(tensors, seed, [bar for bar in given if bar is not None]))
+        made = self._run(tensors, seed, [bar for bar in given if bar is not None])
+        gradients = dict(zip(self._wanted, made[len(made) - len(self._wanted) :], strict=True))
+        rest = iter(made)
         return Outputs(
-            task_loss=next(made) if self._has_task_loss else None,
-            prediction=next(made) if self._has_prediction else None,
-            adapted=None
-            if self._adapted is None
-            else tuple(next(made) if flag else None for flag in self._adapted),
-            gradients=dict(zip(self._wanted, made, strict=True)),
+            next(rest) if self._has_task_loss else None,
+            next(rest) if self._has_prediction else None,
+            self._adapted and tuple(next(rest) if flag else None for flag in self._adapted),
+            gradients,
         )
 
 
