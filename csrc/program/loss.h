@@ -52,48 +52,65 @@ struct LossGradients {
   Real* weights;
 };
 
-// Samples are taken in blocks of up to `most`, as many as the Team wants a lane to take at a time,
-// and a block feature by feature: loops over its samples are vector code however few features
-// there are. In lockstep, a block is one sample of every task.
-template <class Number, int most, bool in_lockstep>
-struct Block {
+// Samples are taken in blocks of `size`, as many as the Team wants a lane to take at a time, and a
+// block feature by feature: loops over its samples are vector code however few features there are.
+// A block that is not full is filled up with its last sample, of which nothing is stored again. In
+// lockstep, a block is one sample of every task.
+template <class Number, int size, bool in_lockstep>
+class Block {
+ public:
   using Real = Number;
   // One feature of a block: predictions, targets and the predictions' tangents.
   struct Column {
-    Real z[most], t[most], z_dot[most] = {};
+    Real z[size], t[size], z_dot[size];
   };
-  static constexpr int most_samples = most;
+  static constexpr int samples = size;
 
   const LossInputs<Real>& in;
   const Real* prediction_dot;  // null: no tangents
   int64_t first;
-  int count;
+  int count;  // samples that are there
 
-  FM_HD Block(const LossInputs<Real>& in, const Real* prediction_dot, int64_t index, int tasks)
-      : in(in), prediction_dot(prediction_dot), first(index * (in_lockstep ? tasks : most)) {
-    const int64_t left = in.samples - first;
-    count = in_lockstep ? tasks : most == 1 || left >= most ? most : static_cast<int>(left);
+  FM_HD Block(const LossInputs<Real>& in, const Real* prediction_dot, int64_t index)
+      : in(in), prediction_dot(prediction_dot), first(index * size), count(size) {
+    if (!in_lockstep && in.samples - first < size) count = static_cast<int>(in.samples - first);
+    if (are_kept()) {
+      for (int j = 0; j < size; ++j) {
+        for (int64_t c = 0; c < in.features; ++c) load(j, c, kept_[c]);
+      }
+    }
   }
 
   FM_HD static int64_t blocks(int64_t samples) {
-    return in_lockstep ? samples : (samples + most - 1) / most;
+    return in_lockstep ? samples : (samples + size - 1) / size;
   }
   FM_HD static int64_t task(int j) { return in_lockstep ? j : 0; }
 
+  FM_HD int64_t sample(int j) const { return first + (j < count ? j : count - 1); }
   FM_HD int64_t at(int j, int64_t c) const {
-    return in_lockstep ? first * in.features + c * count + j : (first + j) * in.features + c;
+    return in_lockstep ? first * in.features + c * size + j : sample(j) * in.features + c;
   }
 
-  FM_HD void load(int64_t c, Column& column) const {
-    for (int j = 0; j < count; ++j) column.z[j] = in.prediction[at(j, c)];
-    if (in.labels) {
-      for (int j = 0; j < count; ++j) column.t[j] = one_hot(in.labels[first + j], c);
-    } else {
-      for (int j = 0; j < count; ++j) column.t[j] = in.target[at(j, c)];
-    }
-    if (prediction_dot) {
-      for (int j = 0; j < count; ++j) column.z_dot[j] = prediction_dot[at(j, c)];
-    }
+  // Of feature c: kept from the start, or loaded into `place`.
+  FM_HD const Column& column(int64_t c, Column& place) const {
+    if (are_kept()) return kept_[c];
+    FM_VECTOR_LOOP
+    for (int j = 0; j < size; ++j) load(j, c, place);
+    return place;
+  }
+
+ private:
+  // A loss passes through the features several times, and to bring together those of samples that
+  // lie one behind the other takes longer than to compute with them. So few features are kept.
+  static constexpr int most_kept = size > 1 && !in_lockstep ? 8 : 0;
+
+  FM_HD bool are_kept() const { return in.features <= most_kept; }
+
+  FM_HD void load(int j, int64_t c, Column& column) const {
+    const int64_t i = at(j, c);
+    column.z[j] = in.prediction[i];
+    column.t[j] = in.labels ? one_hot(in.labels[sample(j)], c) : in.target[i];
+    column.z_dot[j] = prediction_dot ? prediction_dot[i] : 0;
   }
 
   // NaN for a label that is no class, which nobody may have looked for: on a GPU a look would wait.
@@ -101,6 +118,8 @@ struct Block {
     const bool is_class = static_cast<uint64_t>(label) < static_cast<uint64_t>(in.features);
     return label == c ? Real(1) : is_class ? Real(0) : Real(NAN);
   }
+
+  Column kept_[most_kept > 0 ? most_kept : 1];
 };
 
 // A kind of loss, of a block of samples. For sample j of it, in a column x of the F features:
@@ -147,48 +166,51 @@ template <class Block>
 struct CrossEntropy {
   using Real = typename Block::Real;
   using Column = typename Block::Column;
-  static constexpr int most = Block::most_samples;
+  static constexpr int size = Block::samples;
   Real kept, spread;       // of a target: 1 - s, and what each class gets, s / F
-  Real largest[most];      // of z
-  Real largest_dot[most];  // its z'
-  Real log_sum[most];      // log sum_c exp(z_c - largest)
-  Real target_sum[most];   // S
-  Real mean_dot[most];     // sum_c p_c (z'_c - largest_dot)
+  Real largest[size];      // of z
+  Real largest_dot[size];  // its z'
+  Real log_sum[size];      // log sum_c exp(z_c - largest)
+  Real target_sum[size];   // S
+  Real mean_dot[size];     // sum_c p_c (z'_c - largest_dot)
 
   FM_HD explicit CrossEntropy(const Block& block)
       : kept(1 - Real(block.in.label_smoothing)),
         spread(Real(block.in.label_smoothing) / Real(block.in.features)) {
-    const int count = block.count;
     const int64_t features = block.in.features;
-    for (int j = 0; j < count; ++j) largest[j] = block.in.prediction[block.at(j, 0)];
+    Column place;
+    const Column& x0 = block.column(0, place);
+    FM_VECTOR_LOOP
+    for (int j = 0; j < size; ++j) {
+      largest[j] = x0.z[j];
+      largest_dot[j] = x0.z_dot[j];
+    }
     for (int64_t c = 1; c < features; ++c) {
-      for (int j = 0; j < count; ++j) {
-        largest[j] = scalar::max(largest[j], block.in.prediction[block.at(j, c)]);
+      const Column& x = block.column(c, place);
+      FM_VECTOR_LOOP
+      for (int j = 0; j < size; ++j) {
+        largest_dot[j] = x.z[j] > largest[j] ? x.z_dot[j] : largest_dot[j];
+        largest[j] = scalar::max(largest[j], x.z[j]);
       }
     }
-    for (int j = 0; j < count; ++j) largest_dot[j] = 0;
-    for (int64_t c = 0; block.prediction_dot && c < features; ++c) {
-      for (int j = 0; j < count; ++j) {
-        const bool is_largest = block.in.prediction[block.at(j, c)] == largest[j];
-        largest_dot[j] = is_largest ? block.prediction_dot[block.at(j, c)] : largest_dot[j];
-      }
-    }
-    Real sum[most];
-    for (int j = 0; j < count; ++j) sum[j] = target_sum[j] = mean_dot[j] = 0;
+    Real sum[size];
+    FM_VECTOR_LOOP
+    for (int j = 0; j < size; ++j) sum[j] = target_sum[j] = mean_dot[j] = 0;
     for (int64_t c = 0; c < features; ++c) {
-      Column x;
-      block.load(c, x);
-      Real e[most];
-      for (int j = 0; j < count; ++j) e[j] = scalar::exp(x.z[j] - largest[j]);
-      for (int j = 0; j < count; ++j) {
-        sum[j] += e[j];
+      const Column& x = block.column(c, place);
+      FM_VECTOR_LOOP
+      for (int j = 0; j < size; ++j) {
+        const Real e = scalar::exp(x.z[j] - largest[j]);
+        sum[j] += e;
         target_sum[j] += t(x, j);
+        mean_dot[j] += e * (x.z_dot[j] - largest_dot[j]);
       }
-      if (!block.prediction_dot) continue;
-      for (int j = 0; j < count; ++j) mean_dot[j] += e[j] * (x.z_dot[j] - largest_dot[j]);
     }
-    for (int j = 0; j < count; ++j) log_sum[j] = scalar::log(sum[j]);
-    for (int j = 0; j < count; ++j) mean_dot[j] /= sum[j];
+    FM_VECTOR_LOOP
+    for (int j = 0; j < size; ++j) {
+      log_sum[j] = scalar::log(sum[j]);
+      mean_dot[j] /= sum[j];
+    }
   }
   FM_HD Real t(const Column& x, int j) const { return kept * x.t[j] + spread; }
   // In this order no digits are lost where one class has nearly all the weight, nor in its tangent.
@@ -219,11 +241,12 @@ struct LossLayer {
     for_each_block<Real>(team, in, nullptr, [&](const auto& block) {
       using Samples = std::remove_cvref_t<decltype(block)>;
       const Kind<Samples> kind(block);
-      Real sum[Samples::most_samples] = {};
+      Real sum[Samples::samples] = {};
       for (int64_t c = 0; c < in.features; ++c) {
-        typename Samples::Column x;
-        block.load(c, x);
-        for (int j = 0; j < block.count; ++j) sum[j] += kind.term(x, j);
+        typename Samples::Column place;
+        const auto& x = block.column(c, place);
+        FM_VECTOR_LOOP
+        for (int j = 0; j < Samples::samples; ++j) sum[j] += kind.term(x, j);
       }
       for (int j = 0; j < block.count; ++j) sample_loss[block.first + j] = sum[j];
     });
@@ -278,7 +301,7 @@ struct LossLayer {
   FM_DEVICE static void visit_all(Team& team, const LossInputs<Real>& in,
                                   const Real* prediction_dot, Visit visit) {
     team.rows(Samples::blocks(in.samples),
-              [&](int64_t index) { visit(Samples(in, prediction_dot, index, team.tasks())); });
+              [&](int64_t index) { visit(Samples(in, prediction_dot, index)); });
     team.sync();
   }
 
@@ -287,24 +310,27 @@ struct LossLayer {
   FM_HD static void gradients(const Samples& block, LossSeed<Real> seed,
                               const LossGradients<Real>& to, Weight of_weight,
                               Prediction of_prediction, Target of_target) {
-    constexpr int most = Samples::most_samples;
+    constexpr int size = Samples::samples;
     const int count = block.count;
-    Real w[most], sum[most] = {};
-    for (int j = 0; j < count; ++j) {
-      w[j] = seed(Samples::task(j)) * block.in.weight(block.first + j);
+    Real w[size], sum[size] = {};
+    FM_VECTOR_LOOP
+    for (int j = 0; j < size; ++j) {
+      w[j] = seed(Samples::task(j)) * block.in.weight(block.sample(j));
     }
     for (int64_t c = 0; c < block.in.features; ++c) {
-      typename Samples::Column x;
-      block.load(c, x);
+      typename Samples::Column place;
+      const auto& x = block.column(c, place);
       if (to.weights) {
-        for (int j = 0; j < count; ++j) sum[j] += of_weight(x, j);
+        FM_VECTOR_LOOP
+        for (int j = 0; j < size; ++j) sum[j] += of_weight(x, j);
       }
       if (to.target) {
         for (int j = 0; j < count; ++j) to.target[block.at(j, c)] += w[j] * of_target(x, j);
       }
       if (to.prediction) {
-        Real slope[most];
-        for (int j = 0; j < count; ++j) slope[j] = w[j] * of_prediction(x, j);
+        Real slope[size];
+        FM_VECTOR_LOOP
+        for (int j = 0; j < size; ++j) slope[j] = w[j] * of_prediction(x, j);
         for (int j = 0; j < count; ++j) {
           put(to.prediction + block.at(j, c), slope[j], to.add_prediction);
         }

@@ -65,6 +65,13 @@
 #define FM_DEVICE_ONCE
 #endif
 
+// Before a loop of a known number of turns that should become vector code, and not be unrolled.
+#ifdef __CUDACC__
+#define FM_VECTOR_LOOP
+#else
+#define FM_VECTOR_LOOP _Pragma("GCC unroll 1") _Pragma("GCC ivdep")
+#endif
+
 // Each instruction set compiles its own copy of everything below, in its own namespace, so that
 // the linker never hands code with wide instructions to an older processor.
 #ifndef FM_ISA

@@ -25,22 +25,23 @@ double last_place(double x) {
   return std::nextafter(magnitude, INFINITY) - magnitude;
 }
 
-// Every 101st float of either sign up to `limit`.
+// Every 101st float up to `limit`, of either sign or from `least` on.
 template <class F>
-void for_floats(float limit, F f) {
+void for_floats(float limit, float least, F f) {
   for (uint32_t bits = 0;; bits += 101) {
     float x;
     std::memcpy(&x, &bits, sizeof x);
     if (!(x <= limit)) return;
-    f(x);
-    f(-x);
+    if (x >= least) f(x);
+    if (-x >= least) f(-x);
   }
 }
 
 template <class F, class Exact>
-void check(const char* name, F f, Exact exact, float limit, double allowed, double floor) {
+void check(const char* name, F f, Exact exact, float limit, double allowed, double floor,
+           float least = -INFINITY) {
   double worst = 0, at = 0;
-  for_floats(limit, [&](float x) {
+  for_floats(limit, least, [&](float x) {
     const double want = exact(static_cast<double>(x)), got = f(x);
     if (std::fabs(want) > std::numeric_limits<float>::max()) {
       expect(got == (want > 0 ? INFINITY : -INFINITY), name, x);
@@ -64,6 +65,9 @@ int check_scalar_math() {
   check(
       "tanh", [](float x) { return scalar::tanh(x); }, [](double x) { return std::tanh(x); }, 200,
       1.3, 0);
+  check(
+      "log", [](float x) { return scalar::log(x); }, [](double x) { return std::log(x); },
+      std::numeric_limits<float>::max(), 0.9, 0, std::numeric_limits<float>::min());
   check("sigmoid", [](float x) { return scalar::sigmoid(x); }, sigmoid, 80, 2.4, 0);
   check(
       "sin", [](float x) { return scalar::sin(x); }, [](double x) { return std::sin(x); }, 1e6, 1.6,
@@ -74,9 +78,12 @@ int check_scalar_math() {
   const float nan = std::numeric_limits<float>::quiet_NaN(), infinity = INFINITY;
   expect(std::isnan(scalar::exp(nan)) && std::isnan(scalar::tanh(nan)) &&
              std::isnan(scalar::sin(nan)) && std::isnan(scalar::cos(nan)) &&
-             std::isnan(scalar::sigmoid(nan)),
+             std::isnan(scalar::sigmoid(nan)) && std::isnan(scalar::log(nan)) &&
+             std::isnan(scalar::log(-nan)),
          "NaN stays NaN", nan);
   expect(scalar::exp(infinity) == infinity && scalar::exp(-infinity) == 0, "exp", infinity);
+  expect(scalar::log(infinity) == infinity && scalar::log(0.0f) == -infinity, "log", infinity);
+  expect(scalar::log(1.0f) == 0, "log", 1);
   expect(scalar::tanh(infinity) == 1 && scalar::tanh(-infinity) == -1, "tanh", infinity);
   expect(scalar::sigmoid(infinity) == 1 && scalar::sigmoid(-infinity) == 0, "sigmoid", infinity);
   expect(std::isnan(scalar::sin(infinity)) && std::isnan(scalar::cos(-infinity)), "sin", infinity);
