@@ -84,10 +84,10 @@ void print_table(const char* type) {
   const double peak_rate = peak<Real>();
   std::printf("%s: peak %.1f GFLOP/s\nsamples x out x in   forward        dgrad         wgrad\n",
               type, 2e-9 * peak_rate);
-  constexpr int64_t shapes[][3] = {{10, 40, 1},  {10, 40, 40},  {10, 1, 40},     {25, 5, 640},
-                                   {75, 5, 640}, {5, 256, 784}, {75, 256, 784},  {5, 128, 256},
-                                   {5, 64, 128}, {5, 5, 64},    {200, 64, 20},   {200, 64, 64},
-                                   {200, 6, 64}, {1, 64, 64},   {1024, 256, 256}};
+  constexpr int64_t shapes[][3] = {{10, 40, 1},   {10, 40, 40},  {10, 1, 40},   {25, 5, 640},
+                                   {75, 5, 640},  {75, 25, 640}, {5, 256, 784}, {75, 256, 784},
+                                   {5, 128, 256}, {5, 64, 128},  {5, 5, 64},    {200, 64, 20},
+                                   {200, 64, 64}, {200, 6, 64},  {1, 64, 64},   {1024, 256, 256}};
   for (const auto& shape : shapes) print_shape<Real>(shape[0], shape[1], shape[2], peak_rate);
 }
 

@@ -7,9 +7,10 @@
 //           j, elements of a are broadcast; its mirror where a and c are contiguous along i
 //   plain   any other strides, one element at a time
 //
-// Each way holds a tile of c in registers while k runs (gemm_tiles.h). An element of c is summed in
-// the same order whatever tile it falls in: lane by lane over k, then across lanes (dot); over k
-// (outer and plain). So any part of c, computed by anyone, has the same bits.
+// Each way holds a tile of c in registers while k runs (gemm_tiles.h). Where there are rows enough
+// to share the work, b is turned around and dot becomes outer. An element of c is summed in the
+// same order whatever tile it falls in: lane by lane over k, then across lanes (dot); over k (outer
+// and plain). So any part of c, computed by any lane of a team, has the same bits.
 #pragma once
 
 #include <type_traits>
@@ -96,6 +97,27 @@ void cover(const Product<Real>& p) {
   }
 }
 
+// visit(product) for parts of k, none deeper than `most`, that add up in c. Where k is cut depends
+// on k alone, so every element of c is summed in the same order.
+template <class Real, class Visit>
+void in_parts(const Product<Real>& whole, int64_t most, Visit visit) {
+  const int64_t parts = whole.k > most ? ceil_div(whole.k, most) : 1;
+  Product<Real> p = whole;
+  for (int64_t index = 0; index < parts; ++index) {
+    const Range depth = part(whole.k, parts, index);
+    const int64_t a_step = depth.begin * p.a.col_stride, b_step = depth.begin * p.b.row_stride;
+    p.k = depth.end - depth.begin;
+    p.a.data = whole.a.data + a_step;
+    p.b.data = whole.b.data + b_step;
+    if (p.a_more) {
+      p.a_more = whole.a_more + a_step;
+      p.b_more = whole.b_more + b_step;
+    }
+    visit(p);
+    p.init = {p.c.data, p.c.row_stride, p.c.col_stride};
+  }
+}
+
 // Copies b, contiguous along k, to `panel`, contiguous along j and padded to whole vectors.
 template <class Real>
 void pack(const Product<Real>& p, View<const Real> b, Real* panel, int64_t panel_stride) {
@@ -121,22 +143,32 @@ void pack(const Product<Real>& p, View<const Real> b, Real* panel, int64_t panel
   }
 }
 
-// Where k is short, summing the lanes of dot tiles would take longer than turning b around.
+// Turned around, b is read in panels of this depth at most.
 constexpr int64_t pack_depth = 64;
+
+// Whether to turn b around takes less time than to sum the lanes of dot tiles: the one is work for
+// every element of b, which m rows share, the other for every element of c.
+template <class Real>
+FM_INLINE bool packing_pays(const Product<Real>& p) {
+  if (p.n < Vec<Real>::width) return false;
+  return p.k <= pack_depth || (p.m >= 32 && p.m * 5 >= p.k);
+}
 
 template <class Real>
 void pack_and_cover(const Product<Real>& p) {
   constexpr int64_t columns = OuterTile<Real>::max_columns * Vec<Real>::width;
   Real panels[2][pack_depth * columns];
   for (int64_t j = 0; j < p.n; j += columns) {
-    Product<Real> part = slice(p, {0, p.m}, {j, p.n - j < columns ? p.n : j + columns});
-    pack(part, part.b, panels[0], columns);
-    if (p.b_more) {
-      pack(part, {part.b_more, part.b.row_stride, part.b.col_stride}, panels[1], columns);
-      part.b_more = panels[1];
-    }
-    part.b = {panels[0], columns, 1};
-    cover<Real, OuterTile<Real>>(part);
+    const Product<Real> strip = slice(p, {0, p.m}, {j, p.n - j < columns ? p.n : j + columns});
+    in_parts(strip, pack_depth, [&](Product<Real> part) {
+      pack(part, part.b, panels[0], columns);
+      if (part.b_more) {
+        pack(part, {part.b_more, part.b.row_stride, part.b.col_stride}, panels[1], columns);
+        part.b_more = panels[1];
+      }
+      part.b = {panels[0], columns, 1};
+      cover<Real, OuterTile<Real>>(part);
+    });
   }
 }
 
@@ -211,51 +243,36 @@ FM_INLINE double filled(int64_t count) {
   return double(count) / double(ceil_div(count, width) * width);
 }
 
-// Dot tiles read all of a for every few columns of c: as many rows at a time as stay in the first-
-// level cache.
+// Dot tiles read all of a for every few columns of c. Where it lies far away, or all of b lies
+// close, that is done for as many rows at a time as stay in the first-level cache.
+template <class Real>
+FM_INLINE bool rows_pay(const Product<Real>& p) {
+  if (p.k * p.m > second_cache<Real>) return true;
+  return p.k * p.m > 2 * cache<Real> && p.k * p.n <= second_cache<Real> / 4;
+}
+
 template <class Real>
 void cover_in_rows(const Product<Real>& p) {
   constexpr int64_t tile = DotTile<Real>::rows_beside(DotTile<Real>::max_columns);
-  const int64_t tiles = cache<Real> / (p.k * tile);
-  const int64_t rows = tile * (tiles < 4 ? 4 : tiles);
+  const int64_t tiles = 2 * cache<Real> / (p.k * tile);
+  const int64_t rows = tile * (tiles < 2 ? 2 : tiles);
   for (int64_t i = 0; i < p.m; i += rows) {
     cover<Real, DotTile<Real>>(slice(p, {i, i + rows < p.m ? i + rows : p.m}, {0, p.n}));
   }
 }
 
+// Outer tiles read a strip of b for every few rows of c: no deeper than stays in the cache.
 constexpr int64_t most_depth = 384;
-
-// Outer tiles read a strip of b, k numbers deep, for every few rows of c: where that would not stay
-// in the cache, some of k at a time, and what has been summed goes through c. Where k is cut
-// depends on k alone, so every element of c is summed in the same order.
-template <class Real>
-void cover_in_depth(Product<Real> p) {
-  const int64_t parts = ceil_div(p.k, most_depth);
-  const Product<Real> whole = p;
-  for (int64_t index = 0; index < parts; ++index) {
-    const Range depth = part(whole.k, parts, index);
-    const int64_t a_step = depth.begin * p.a.col_stride, b_step = depth.begin * p.b.row_stride;
-    p.k = depth.end - depth.begin;
-    p.a.data = whole.a.data + a_step;
-    p.b.data = whole.b.data + b_step;
-    if (p.a_more) {
-      p.a_more = whole.a_more + a_step;
-      p.b_more = whole.b_more + b_step;
-    }
-    cover<Real, OuterTile<Real>>(p);
-    p.init = {p.c.data, p.c.row_stride, p.c.col_stride};
-  }
-}
 
 template <class Real, class Tile>
 FM_INLINE void cover_share(const Product<Real>& whole, int rank, int size) {
   const Product<Real> p = size == 1 ? whole : share<Real, Tile>(whole, rank, size);
   if constexpr (std::is_same_v<Tile, DotTile<Real>>) {
-    if (p.k * p.m > second_cache<Real>) return cover_in_rows(p);
+    if (rows_pay(p)) return cover_in_rows(p);
+    cover<Real, Tile>(p);
   } else {
-    if (p.k > most_depth) return cover_in_depth(p);
+    in_parts(p, most_depth, [](const Product<Real>& part) { cover<Real, Tile>(part); });
   }
-  cover<Real, Tile>(p);
 }
 
 // Computes the part of c that falls to lane `rank` of `size`. init.data null means zero.
@@ -267,7 +284,7 @@ void gemm(Product<Real> p, int rank, int size) {
   if (!p.init.data) p.init = {&zero, 0, 0};
   if (p.k > 1 && p.a.col_stride == 1 && p.b.row_stride == 1) {
     const bool c_fits = p.c.col_stride == 1 && (p.init.col_stride == 0 || p.init.col_stride == 1);
-    if (c_fits && p.k <= pack_depth && p.n >= Vec<Real>::width) {
+    if (c_fits && packing_pays(p)) {
       return pack_and_cover(size == 1 ? p : share<Real, Outer>(p, rank, size));
     }
     return cover_share<Real, Dot>(p, rank, size);

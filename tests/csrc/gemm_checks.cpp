@@ -112,7 +112,10 @@ void check_product(int64_t m, int64_t n, int64_t k, Layout a_layout, Layout b_la
     if (row.init.data) row.init.data += i * row.init.row_stride;
     gemm(row, 0, 1);
   }
-  CHECK(by_row.buffer.same_bits(c.buffer));
+  // b is turned around for many rows, and not for one.
+  const bool is_turned = a_layout == Layout::rows && b_layout == Layout::columns && m > 1 &&
+                         packing_pays(product(by_row)) && k > pack_depth;
+  CHECK(is_turned || by_row.buffer.same_bits(c.buffer));
 }
 
 template <class Real>
@@ -151,6 +154,10 @@ void check_products() {
     check_product(23, 39, 1000, Layout::columns, Layout::rows, Layout::rows, Init::self,
                   Real(-0.25), is_sum);
     check_product(39, 23, 1000, Layout::columns, Layout::rows, Layout::columns, Init::row, Real(1),
+                  is_sum);
+    check_product(70, 40, 130, Layout::rows, Layout::columns, Layout::rows, Init::row, Real(-0.25),
+                  is_sum);
+    check_product(90, 150, 300, Layout::rows, Layout::columns, Layout::rows, Init::self, Real(1),
                   is_sum);
     check_product(610, 9, 120, Layout::rows, Layout::columns, Layout::rows, Init::row, Real(1),
                   is_sum);
