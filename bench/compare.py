@@ -44,6 +44,18 @@ class Ratio(NamedTuple):
         """Between the quartiles, over the median."""
         return (self.high - self.low) / self.median
 
+    @classmethod
+    def of(cls, ours: Result, theirs: Result) -> Ratio | None:
+        """None where they have no round in common."""
+        # who has fewer rounds has the first ones
+        ratios = [b / a for a, b in zip(ours.medians, theirs.medians, strict=False)]
+        if not ratios:
+            return None
+        if len(ratios) == 1:
+            return cls(ratios[0], ratios[0], ratios[0])
+        low, median, high = statistics.quantiles(ratios, n=4, method="inclusive")
+        return cls(median, low, high)
+
 
 @dataclass
 class Result:
@@ -104,14 +116,7 @@ class Comparison:
         ours, theirs = self.results.get("fastmaml"), self.results[contender]
         if ours is None or not (ours.is_right and theirs.is_right):
             return None
-        # who has fewer rounds has the first ones
-        ratios = [b / a for a, b in zip(ours.medians, theirs.medians, strict=False)]
-        if not ratios:
-            return None
-        if len(ratios) == 1:
-            return Ratio(ratios[0], ratios[0], ratios[0])
-        low, median, high = statistics.quantiles(ratios, n=4, method="inclusive")
-        return Ratio(median, low, high)
+        return Ratio.of(ours, theirs)
 
     def ratios(self) -> dict[str, Ratio]:
         """Of everyone else, where there is one."""

@@ -57,7 +57,7 @@ def draw(comparisons: Sequence[Comparison], machine: dict[str, Any], path: Path)
     first.invert_yaxis()
     figure.supxlabel(
         "time of a meta-gradient, times fastmaml's (the line, and above each panel); whiskers: "
-        f"quartiles of the rounds\n{_where(machine)}",
+        f"quartiles of the rounds\n{where(machine)}",
         fontsize=8,
     )
     figure.savefig(path, dpi=150)
@@ -94,14 +94,15 @@ def draw_tasks(comparisons: Sequence[Comparison], machine: dict[str, Any], path:
         panel.spines[["top", "right"]].set_visible(False)
     panels[0, 0].set_ylabel("ms a meta-gradient", fontsize=8)
     panels[0, 0].legend(fontsize=7, frameon=False)
-    figure.supxlabel(_where(machine), fontsize=8)
+    figure.supxlabel(where(machine), fontsize=8)
     figure.savefig(path, dpi=150)
     plt.close(figure)
 
 
-def _where(machine: dict[str, Any]) -> str:
-    where = machine["gpu"] or f"{machine['threads']} threads of {machine['cpu']}"
-    return f"{where}, torch {machine['versions']['torch']}, commit {machine['commit']}"
+def where(machine: dict[str, Any]) -> str:
+    """What figures belong to, in a line."""
+    processor = machine["gpu"] or f"{machine['threads']} threads of {machine['cpu']}"
+    return f"{processor}, torch {machine['versions']['torch']}, commit {machine['commit']}"
 
 
 def _draw_panel(axes: Axes, comparison: Comparison, others: Sequence[str]) -> None:

@@ -1,7 +1,11 @@
-"""What a contender is: it makes of a workload a function that computes one meta-gradient."""
+"""What a contender is: it makes of a workload a function that computes one meta-gradient.
+
+How that is timed, too.
+"""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +24,10 @@ Step = Callable[[], Gradients]
 Contender = Callable[[Workload, torch.device, torch.dtype], Step]
 
 
+_WARM_SECONDS = 0.01
+"""Of untimed calls before several that are timed."""
+
+
 class Unavailable(Exception):
     """This machine cannot run the contender; the message says why."""
 
@@ -34,3 +42,23 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 def samples_of(workload: Workload, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, ...]:
     """support x, support y, query x, query y, each [T, n, ...], on the device."""
     return tuple(tensor.to(device) for tensor in workload.samples(dtype))
+
+
+def time_calls(step: Step, calls: int) -> list[float]:
+    """The seconds of each of so many calls.
+
+    Before several come some that are not timed, until it is back in the caches, and its threads
+    awake, as between other calls.
+    """
+    if calls > 1:
+        end = time.perf_counter() + _WARM_SECONDS
+        step()
+        while time.perf_counter() < end:
+            step()
+    return [_seconds(step) for _ in range(calls)]
+
+
+def _seconds(step: Step) -> float:
+    start = time.perf_counter()
+    step()
+    return time.perf_counter() - start

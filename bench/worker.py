@@ -20,11 +20,8 @@ import torch
 
 from .contenders import BASE, CONTENDERS
 from .memory import PeakMemory
-from .step import Gradients, Step, Unavailable
+from .step import Gradients, Step, Unavailable, time_calls
 from .workloads import WARM_UP, named
-
-_WARM_SECONDS = 0.01
-"""Of untimed calls before a contender's timed ones."""
 
 _LONG_SECONDS = 3.0
 """See `Setting.is_hasty`."""
@@ -146,10 +143,7 @@ def _serve(connection: Connection, contender: str, workload: str, setting: Setti
     with contextlib.suppress(EOFError, BrokenPipeError):  # the parent has ended
         connection.send(prepared)
         while True:
-            calls = connection.recv()
-            if calls > 1:
-                _warm(step)
-            connection.send([_seconds(step) for _ in range(calls)])
+            connection.send(time_calls(step, connection.recv()))
 
 
 def _prepare(contender: str, workload: str, setting: Setting) -> tuple[Step, Prepared]:
@@ -176,10 +170,10 @@ def _prepare(contender: str, workload: str, setting: Setting) -> tuple[Step, Pre
     if memory is not None:
         with contextlib.suppress(OSError):
             memory.start()
-            later = _seconds(step)
+            later = time_calls(step, 1)[0]
             peak = memory.peak()
     if later is None:
-        later = _seconds(step)
+        later = time_calls(step, 1)[0]
     return step, Prepared(_arrays(gradients), first, later, peak)
 
 
@@ -194,20 +188,6 @@ def _synchronised(step: Step, device: torch.device) -> Step:
         return gradients
 
     return synchronised
-
-
-def _warm(step: Step) -> None:
-    """Until it is back in the caches, and its threads awake, as between other calls."""
-    end = time.perf_counter() + _WARM_SECONDS
-    step()
-    while time.perf_counter() < end:
-        step()
-
-
-def _seconds(step: Step) -> float:
-    start = time.perf_counter()
-    step()
-    return time.perf_counter() - start
 
 
 def _arrays(gradients: Gradients) -> dict[str, np.ndarray]:
