@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import mmap
 import os
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from bench import forms, lockstep
+from bench import forms, lockstep, scaling
 from bench.compare import Comparison, Result, relative_error
 from bench.contenders import BASE, fastmaml, plain_loop, torch_func
 from bench.entrants import Entrants, exact_gradient, prepare_together
@@ -216,3 +217,39 @@ the choice is within 10% of the better one at 2 of 2 points; at worst 1.00 times
     assert large.gain < 1
     lockstep.draw(points, "a processor", tmp_path / "lockstep.png")
     assert (tmp_path / "lockstep.png").stat().st_size > 10_000
+
+
+def line(varied: str, milliseconds: list[float]) -> scaling.Line:
+    """Of sine5, at as many of the counts."""
+    results = [result(each) for each in milliseconds]
+    counts = scaling.COUNTS[varied][: len(results)]
+    return scaling.Line(WORKLOADS["sine5"], varied, counts, results)
+
+
+def test_what_is_proportional_to_tasks_has_exponent_1():
+    proportional = line("tasks", [0.02 * tasks for tasks in scaling.COUNTS["tasks"]])
+    assert proportional.exponent == pytest.approx(1)
+    assert proportional.straight == pytest.approx((0, 2e-5, 0), abs=1e-12)
+
+
+def test_the_lower_half_of_a_line_has_no_part_in_its_exponent():
+    quadratic = [9.0, 9.0, 9.0] + [1e-3 * steps**2 for steps in scaling.COUNTS["steps"][3:]]
+    assert line("steps", quadratic).exponent == pytest.approx(2)
+
+
+def test_a_straight_line_need_not_begin_at_zero():
+    affine = line("steps", [5 + 0.1 * steps for steps in scaling.COUNTS["steps"]])
+    assert affine.exponent < 0.9
+    assert affine.straight == pytest.approx((5e-3, 1e-4, 0), abs=1e-12)
+    bent = line("steps", [5 + 0.1 * steps for steps in scaling.COUNTS["steps"][:-1]] + [30.0])
+    assert bent.straight.deviation > 0.1
+
+
+def test_the_sweep_of_tasks_and_steps(tmp_path):
+    scaling.main([str(tmp_path), "--tasks=3", "--steps=2", "--seconds=0", "--threads=1"])
+    lines = json.loads((tmp_path / "scaling.json").read_text())["lines"]
+    assert [line["counts"] for line in lines] == [[1, 3]] * 3 + [[1, 2]] * 4
+    for line in lines:
+        assert line["calls"] == [scaling.ROUNDS] * 2
+        assert min(line["seconds"]) > 0
+    assert (tmp_path / "scaling.png").stat().st_size > 10_000
