@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from bench import forms, lockstep, scaling
+from bench import between_calls, forms, lockstep, scaling
 from bench.compare import Comparison, Result, relative_error
 from bench.contenders import BASE, fastmaml, plain_loop, torch_func
 from bench.entrants import Entrants, exact_gradient, prepare_together
@@ -253,3 +253,25 @@ def test_the_sweep_of_tasks_and_steps(tmp_path):
         assert line["calls"] == [scaling.ROUNDS] * 2
         assert min(line["seconds"]) > 0
     assert (tmp_path / "scaling.png").stat().st_size > 10_000
+
+
+def test_the_interval_of_a_median():
+    """Of 10 from the second to the ninth: 2 (1 + 10) / 2**10 is 2%; with 45 more it were 11%."""
+    assert between_calls.interval([3, 1, 2, 5, 4, 6, 10, 9, 8, 7]) == (2, 9)
+    assert between_calls.interval(range(6)) == (0, 5)
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core")
+def test_work_between_calls(tmp_path, monkeypatch):
+    cores = tuple(sorted(os.sched_getaffinity(0)))[:2]
+    pairs, started = between_calls.measure_pair("sine", cores, rounds=2, steps=1)
+    assert started == {1: 0, 2: 1}
+    for pair in pairs.values():
+        assert pair.one.calls == pair.all.calls == 2
+        assert pair.ratio > 0
+    monkeypatch.setattr(between_calls, "measure_pair", lambda *_: (pairs, started))
+    between_calls.main([str(tmp_path), "--pairs=6", "--threads=2"])
+    written = json.loads((tmp_path / "between_calls.json").read_text())
+    assert written["work"].keys() == between_calls.WORK.keys()
+    for name, figures in written["work"].items():
+        assert figures["ratio, 95% interval"] == [pairs[name].ratio] * 2
