@@ -16,21 +16,13 @@ struct SummedGradient {
   int64_t size;
 };
 
-// Whether the tasks of a call run in lockstep, one in each lane of vectors of `width` numbers, or
-// one by one, where another form of layers would save so many seconds a task. It depends on the
-// call's sizes and on the machine, and not on how many threads there are.
-struct LockstepChoice {
-  int width;
-  const char* why_not;  // null: they do
-};
-template <class Real>
-LockstepChoice lockstep(const Call<Real>& call, double saved = 0);
-
 // Results are bitwise the same for any number of threads; so are those of one task whatever the
 // other tasks hold, and sums over tasks are in an order that the number of tasks alone decides.
 //
 // While they run, `interrupt` is asked on this thread, some 20 times a second and between inner
 // steps. When it says true, they throw Interrupted: nothing runs any more, results are undefined.
+//
+// They throw std::invalid_argument, before anything runs, where a call does not fit its budget.
 template <class Real>
 void run(const Call<Real>& call, const std::vector<SummedGradient<Real>>& summed, int threads,
          Interrupt interrupt = nullptr);

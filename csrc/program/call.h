@@ -89,6 +89,13 @@ struct Call {
   bool keep_states;
   bool keep_tape;  // activations; they are computed again where they are not kept
 
+  // Of how many steps at a time; `steps`: of all. Where there are more segments, phi and s are kept
+  // at their ends too, and the adjoint computes each segment again before it goes through it, but
+  // for the last. The first is the shorter one where they do not come out even.
+  int64_t segment;
+  int64_t memory_budget;  // bytes that all teams may take beside the tensors; or
+  static constexpr int64_t no_budget = INT64_MAX;
+
   // Whether an inner step's products write phi_{k+1} rather than its gradient; and whether those of
   // the adjoint take v for their direction, not u = -rate v, and multiply what they add to v.
   bool fuse_step;

@@ -5,8 +5,8 @@
 namespace fastmaml {
 namespace {
 
-// Activations of all steps are kept up to this size a team; past it, each step's are computed
-// again in the adjoint, which costs a third more arithmetic.
+// Where there is no budget, activations of all steps are kept up to this size a team; past it, each
+// step's are computed again in the adjoint, which costs a third more arithmetic.
 constexpr int64_t tape_memory = int64_t{32} << 20;
 
 }  // namespace
@@ -133,7 +133,9 @@ void CallOwner<Real>::decide_what_is_kept(const CallArgument& a) {
   const int64_t tape =
       2 * int64_t{sizeof(Real)} * call_.steps *
       (call_.program.frame_sample[1] * call_.support.count + call_.program.frame_task[1]);
-  call_.keep_tape = adjoint && !call_.first_order && tape <= tape_memory;
+  call_.keep_tape = adjoint && !call_.first_order && (a.memory_budget || tape <= tape_memory);
+  call_.segment = std::max<int64_t>(a.steps, 1);
+  call_.memory_budget = a.memory_budget.value_or(Call<Real>::no_budget);
 }
 
 template class CallOwner<float>;

@@ -43,6 +43,7 @@ struct RateArgument {
 struct CallArgument {
   int64_t tasks = 0;
   int64_t steps = 0;
+  std::optional<int64_t> memory_budget;
   double momentum = 0;
   std::vector<double> step_weights;
   bool first_order = false;

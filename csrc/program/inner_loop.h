@@ -10,7 +10,8 @@
 // H_k u_k is the tangent of the gradient along u_k: forward_jvp, then backward_jvp. The same pass
 // gives what u_k contributes to the gradients of all else that the support loss reads: other
 // parameters, samples, targets and weights. No graph is kept, and values that do not change from
-// step to step (fixed) are computed once, forward and backward.
+// step to step (fixed) are computed once, forward and backward. Where phi_0..phi_K are too much to
+// keep, steps are computed again from checkpoints, to the same bits.
 #pragma once
 
 #include "task_view.h"
@@ -151,6 +152,8 @@ class InnerLoop : TaskView<Team, Real> {
     if (call_.through_steps) {
       for (int64_t k = K - 1; k >= 0; --k) {
         if (team_.stopped()) return;
+        const int64_t after = K - 1 - k;  // steps after this one
+        if (after > 0 && after % call_.segment == 0 && !restore_segment(k)) return;
         if (!call_.keep_tape && !call_.first_order) support_gradient(k, {});
         if (call_.fuse_adjoint) {
           // H u = -rate H v, so v itself is the direction; u has room for what comes of it.
@@ -171,6 +174,23 @@ class InnerLoop : TaskView<Team, Real> {
       const Slot& s = program_.slots[slot];
       if (s.adapted) add_initial_gradient(s, call_.parameters[slot], v + s.offset);
     }
+  }
+
+  // Computes again what is kept of the segment that ends with the step `last`, whose own phi_{k+1}
+  // nobody needs any more. False: stopped.
+  FM_DEVICE_ONCE bool restore_segment(int64_t last) {
+    const int64_t first = last < call_.segment ? 0 : last + 1 - call_.segment;
+    if (first == 0) gather_initial();
+    for (int64_t k = first; k < last; ++k) {
+      if (team_.stopped()) return false;
+      inner_step(k);
+    }
+    if (call_.keep_states) {
+      inner_step(last);
+    } else if (call_.keep_tape) {
+      support_gradient(last, {});
+    }
+    return true;
   }
 
   FM_DEVICE void add_initial_gradient(const Slot& slot, const Parameter<Real>& initial,

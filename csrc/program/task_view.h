@@ -24,13 +24,13 @@ class TaskView {
 
   FM_DEVICE Real* part(int64_t offset) const { return memory_.at(ws_, offset); }
 
-  // phi_k. Only the last two are kept where no adjoint needs the others.
+  // phi_k, as long as it is kept.
   FM_DEVICE Real* phi(int64_t k) const {
-    return part(ws_.phi) + k % ws_.phi_steps * program_.adapted_size;
+    return part(ws_.phi) + ws_.phi_places.of(call_.steps - k) * program_.adapted_size;
   }
   // s_{k+1}, or g_k where there is no momentum.
   FM_DEVICE Real* state_after(int64_t k) const {
-    return part(ws_.states) + k % ws_.state_steps * program_.adapted_size;
+    return part(ws_.states) + ws_.state_places.of(call_.steps - 1 - k) * program_.adapted_size;
   }
   FM_DEVICE Parameters<Real> parameters(int64_t k) const {
     return {phi(k), call_.parameters, task_};

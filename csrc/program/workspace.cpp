@@ -39,6 +39,33 @@ class Layout {
   std::vector<int64_t*> in_slow_;
 };
 
+template <class Real>
+bool has_checkpoints(const Call<Real>& call) {
+  return call.segment < call.steps;
+}
+
+// phi_K..phi_0: phi_K is in the first place in any case.
+template <class Real>
+Places places_of_phi(const Call<Real>& call) {
+  if (has_checkpoints(call) && call.segment > 1) {
+    return {call.segment, call.steps / call.segment + 1, call.segment - 1};
+  }
+  const bool keeps_all = call.keep_phi || has_checkpoints(call);
+  return {1, keeps_all ? call.steps + 1 : std::min<int64_t>(call.steps + 1, 2), 0};
+}
+
+// s_K..s_1. Without momentum no step reads that of another, and no checkpoint needs one.
+template <class Real>
+Places places_of_states(const Call<Real>& call) {
+  if (call.momentum == 0) return {1, call.keep_states ? call.segment : 1, 0};
+  if (has_checkpoints(call) && call.segment > 1) {
+    const int64_t between = call.segment - 1;
+    const int64_t segments = (call.steps + call.segment - 1) / call.segment;
+    return {call.segment, segments, call.keep_states ? between : std::min<int64_t>(between, 2)};
+  }
+  return {1, call.keep_states ? std::max<int64_t>(call.steps, 1) : 2, 0};
+}
+
 }  // namespace
 
 template <class Real>
@@ -53,10 +80,9 @@ Workspace plan_workspace(const Call<Real>& call, int64_t fast_memory) {
     return samples ? program.frame_sample[1] * samples + program.frame_task[1] : 0;
   };
   Workspace ws{};
-  ws.phi_steps = call.keep_phi ? call.steps + 1 : std::min<int64_t>(call.steps + 1, 2);
-  const int64_t last_states = call.momentum != 0 ? 2 : 1;
-  ws.state_steps = std::max<int64_t>(call.keep_states ? call.steps : last_states, 1);
-  ws.tape_steps = call.keep_tape ? std::max<int64_t>(call.steps, 1) : 1;
+  ws.phi_places = places_of_phi(call);
+  ws.state_places = places_of_states(call);
+  ws.tape_steps = call.keep_tape ? call.segment : 1;
   ws.tape_stride = 2 * aligned(active(n));
 
   // In the order in which fast memory is given away.
@@ -70,23 +96,28 @@ Workspace plan_workspace(const Call<Real>& call, int64_t fast_memory) {
   layout.add(ws.v, adjoint ? p : 0);
   layout.add(ws.r, adjoint && call.momentum != 0 ? p : 0);
   // u may lie where phi_K was, which the adjoint is done with before there is a u; but phi may be
-  // in slow memory. Else, where no state is kept for the adjoint, its place is free by then.
+  // in slow memory. Else, where no state is kept for the adjoint or at a checkpoint, its place is
+  // free by then.
   const bool phi_is_free = fast_memory == INT64_MAX && !call.vectors;
-  const bool states_are_free = !phi_is_free && !call.keep_states && !call.fuse_step;
+  const bool states_are_free =
+      !phi_is_free && !call.keep_states && !call.fuse_step && !has_checkpoints(call);
   if (!phi_is_free && !states_are_free) layout.add(ws.u, adjoint ? p : 0);
-  layout.add(ws.states, call.fuse_step ? 0 : ws.state_steps * p);
+  const int64_t states = call.fuse_step ? 0 : ws.state_places.count() * p;
+  const int64_t phi = ws.phi_places.count() * p, tape = ws.tape_steps * ws.tape_stride;
+  layout.add(ws.states, states);
   layout.add(ws.support_fixed, fixed(n));
-  layout.add(ws.phi, ws.phi_steps * p);
-  layout.add(ws.tape, ws.tape_steps * ws.tape_stride);
+  layout.add(ws.phi, phi);
+  layout.add(ws.tape, tape);
   layout.add(ws.query_fixed, fixed(m));
   ws.fixed_bars_size = aligned(fixed(n)) + aligned(fixed(m));
   layout.add(ws.fixed_bars, ws.fixed_bars_size);
   layout.finish(ws);
+  ws.trajectory = states + phi + tape;
 
   ws.query_values = ws.dot;
   ws.query_bars = ws.bar_dot;
   ws.query_fixed_bar = ws.fixed_bars + aligned(fixed(n));
-  if (phi_is_free) ws.u = ws.phi + call.steps % ws.phi_steps * p;
+  if (phi_is_free) ws.u = ws.phi;
   if (states_are_free) ws.u = ws.states;
   return ws;
 }

@@ -9,15 +9,28 @@
 
 namespace fastmaml {
 
+// Where what the inner steps lead to is kept, counted back from what the last one leads to: of
+// every `segment`-th in the first `checkpoints` places, of those between in a ring behind them.
+struct Places {
+  int64_t segment, checkpoints, ring;
+
+  FM_HD int64_t of(int64_t back) const {
+    if (segment == 1) return back % checkpoints;
+    const int64_t between = back % segment;
+    return between ? checkpoints + (between - 1) % ring : back / segment;
+  }
+  int64_t count() const { return checkpoints + ring; }
+};
+
 struct Workspace {
-  int64_t phi;            // [K + 1, P] if every step is kept, else the last two
-  int64_t states;         // [K, P], or the last two: s_{k+1}, which is g_k without momentum
+  int64_t phi;            // [phi_places.count(), P]
+  int64_t states;         // [state_places.count(), P]: s_{k+1}, which is g_k without momentum
   int64_t v, r, u;        // [P] each: adjoints of phi, of s, of g; u may lie in another's place
   int64_t support_fixed;  // frames of the fixed values
   int64_t query_fixed;
   int64_t fixed_bars;  // and of their cotangents: the support's, then the query's
   int64_t query_fixed_bar, fixed_bars_size;
-  int64_t tape;  // [K or 1] times the active values and their cotangents
+  int64_t tape;  // [tape_steps] times the active values and their cotangents
   // Active values' tangents and those of their cotangents; in the same place, since no Hessian
   // product comes between the query's forward and backward pass, those passes' frames.
   int64_t dot, query_values;
@@ -26,10 +39,10 @@ struct Workspace {
   int64_t size;         // of all
   int64_t fast_size;    // of those in fast memory
 
-  int64_t phi_steps;  // how many phi, and how many states, are kept
-  int64_t state_steps;
-  int64_t tape_steps;
+  Places phi_places, state_places;
+  int64_t tape_steps;   // whose activations are kept
   int64_t tape_stride;  // between steps; half of it is one frame
+  int64_t trajectory;   // numbers of phi, states and tape
 };
 
 // The memory of one team: workspace.fast_size numbers, and the others.

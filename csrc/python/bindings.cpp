@@ -6,11 +6,13 @@
 #include <cstddef>
 #include <optional>
 #include <string>
+#include <tuple>
 #include <utility>
 
 #include "../cpu/cpu_features.h"
 #include "../cpu/executor.h"
 #include "../cpu/passes.h"
+#include "../cpu/run_plan.h"
 #include "../program/analysis.h"
 #include "../program/call_builder.h"
 #include "facts.h"
@@ -63,6 +65,25 @@ std::pair<int, std::optional<std::string>> lockstep_as(const ProgramOwner& progr
   const LockstepChoice choice = lockstep(owner.call(), saved);
   if (!choice.why_not) return {choice.width, std::nullopt};
   return {choice.width, choice.why_not};
+}
+
+// How a call would run: teams and threads, bytes of memory, of those what one team keeps of the
+// inner steps, how many of them at a time (0: none), and whether with activations.
+template <class Real>
+std::tuple<int, int, int64_t, int64_t, int64_t, bool> plan_as(const ProgramOwner& program,
+                                                              const CallArgument& argument,
+                                                              int64_t tensors, int threads) {
+  // Any addresses will do: what counts is which tensors there are.
+  std::vector<Address> addresses(tensors, alignof(std::max_align_t));
+  addresses[0] = 0;
+  const CallOwner<Real> owner(program, argument, addresses, 0);
+  const RunPlan<Real> plan(owner.call(), threads);
+  return {plan.teams,
+          plan.teams * plan.lanes,
+          plan.bytes(),
+          plan.workspace.trajectory * int64_t{sizeof(Real)},
+          plan.keeps_steps() ? plan.call.segment : 0,
+          plan.call.keep_tape};
 }
 
 std::vector<std::string> supported_isa_names() {
@@ -138,6 +159,7 @@ PYBIND11_MODULE(_native, m) {
   call.def(py::init<>())
       .def_readwrite("tasks", &CallArgument::tasks)
       .def_readwrite("steps", &CallArgument::steps)
+      .def_readwrite("memory_budget", &CallArgument::memory_budget)
       .def_readwrite("momentum", &CallArgument::momentum)
       .def_readwrite("step_weights", &CallArgument::step_weights)
       .def_readwrite("first_order", &CallArgument::first_order)
@@ -164,6 +186,18 @@ PYBIND11_MODULE(_native, m) {
         py::arg("is_double"), py::arg("threads"),
         "The inner loop of every task and its gradients, or with vectors their Hessian products. "
         "Ends early where a signal's handler raises.");
+
+  m.def(
+      "plan",
+      [](const ProgramOwner& program, const CallArgument& call, int64_t tensors, bool is_double,
+         int threads) {
+        return is_double ? plan_as<double>(program, call, tensors, threads)
+                         : plan_as<float>(program, call, tensors, threads);
+      },
+      py::arg("program"), py::arg("call"), py::arg("tensors"), py::arg("is_double"),
+      py::arg("threads"),
+      "How a call runs: teams and threads, bytes of memory, of those what one team keeps of the "
+      "inner steps, how many of them at a time (0: none), and whether with activations.");
 
   m.def(
       "lockstep",

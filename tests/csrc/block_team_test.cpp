@@ -137,15 +137,17 @@ void check_others() {
     }
 }
 
-// Every number that the call reads or writes, after a block has run it with so much fast memory.
+// Every number that the call reads or writes, after a block has run it with so much fast memory,
+// and with so many steps kept at a time.
 template <class Real>
 std::vector<Real> run_blocks(const char* loss, bool dual, int blocks, int lanes,
-                             int64_t fast_memory) {
+                             int64_t fast_memory, int64_t segment) {
   Case<Real> c(loss, dual);
   std::vector<char> image;
   {
     Launch<Real> launch{};
     launch.call = c.owner().call();
+    launch.call.segment = segment;
     launch.workspace = plan_workspace(launch.call, fast_memory);
     image = make_image(launch);
   }
@@ -191,7 +193,8 @@ void check_inner_loop() {
     for (const bool dual : {false, true}) {
       const std::vector<Real> expected = run_core<Real>(loss, dual);
       const int64_t fast_memory = std::array<int64_t, 3>{0, 5000, 1 << 30}[count++ % 3];
-      const std::vector<Real> got = run_blocks<Real>(loss, dual, 1 + count % 2, 16, fast_memory);
+      const std::vector<Real> got =
+          run_blocks<Real>(loss, dual, 1 + count % 2, 16, fast_memory, 1 + count % steps);
       bool right = expected.size() == got.size();
       for (size_t i = 0; right && i < got.size(); ++i) {
         right = std::fabs(double(got[i]) - double(expected[i])) <=

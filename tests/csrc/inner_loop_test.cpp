@@ -17,9 +17,10 @@ using namespace fastmaml;
 
 // Every number that a call reads or writes, after a team of `size` lanes has run it.
 template <class Real>
-std::vector<Real> run_team(int size, const char* loss, bool keep_tape, bool dual) {
+std::vector<Real> run_team(int size, const char* loss, int64_t segment, bool keep_tape, bool dual) {
   Case<Real> c(loss, dual);
   Call<Real> call = c.owner().call();
+  call.segment = segment;
   call.keep_tape = keep_tape;
   struct Team {
     const Call<Real>& call;
@@ -47,13 +48,17 @@ std::vector<Real> run_team(int size, const char* loss, bool keep_tape, bool dual
 
 template <class Real>
 void check_loss(const char* loss, bool dual) {
-  const std::vector<Real> alone = run_team<Real>(1, loss, true, dual);
+  const std::vector<Real> alone = run_team<Real>(1, loss, steps, true, dual);
   for (const Real x : alone) CHECK(std::isfinite(x));
   const auto same = [&](const std::vector<Real>& other) {
     return std::memcmp(alone.data(), other.data(), alone.size() * sizeof(Real)) == 0;
   };
-  for (const int size : {2, 3, 5}) CHECK(same(run_team<Real>(size, loss, true, dual)));
-  CHECK(same(run_team<Real>(2, loss, false, dual)));
+  for (const int size : {2, 3, 5}) CHECK(same(run_team<Real>(size, loss, steps, true, dual)));
+  for (int64_t segment = 1; segment <= steps; ++segment) {
+    for (const bool keep_tape : {false, true}) {
+      CHECK(same(run_team<Real>(2, loss, segment, keep_tape, dual)));
+    }
+  }
 }
 
 }  // namespace

@@ -1,0 +1,157 @@
+#include "run_plan.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <limits>
+#include <stdexcept>
+#include <string>
+#include <thread>
+#include <utility>
+
+#include "kernels.h"
+#include "lockstep_cost.h"
+
+namespace fastmaml {
+namespace {
+
+// Tasks, or groups of them in lockstep, are taken in chunks. A team gathers a chunk's gradients in
+// a sum of its own, which is then added to the result in the order of the chunks. How many there
+// are depends on the number of tasks alone, so that the order of summation does too.
+constexpr int64_t most_chunks = 64;
+
+// Chunks a team may be ahead of its turn, beside the one that it is at.
+constexpr int spare_sums = 2;
+
+// Multiply-adds of one task, roughly: what decides whether more threads pay.
+template <class Real>
+double task_work(const Call<Real>& call) {
+  double active = 0, fixed = 0;  // a sample
+  for (int32_t i = 0; i < call.program.op_count; ++i) {
+    const Op& op = call.program.ops[i];
+    const bool multiplies =
+        op.kind == OpKind::linear || op.kind == OpKind::gram || op.kind == OpKind::dual;
+    (op.active ? active : fixed) +=
+        static_cast<double>(op.rows) * op.in * (multiplies ? op.out : 8);
+  }
+  const double passes = call.differentiate ? 9 : 3;
+  return active * (call.steps * call.support.count * passes + call.query.count * 3) +
+         fixed * (call.support.count + call.query.count) * (call.differentiate ? 2 : 1);
+}
+
+// The program of groups, where tasks run in lockstep.
+template <class Real>
+std::optional<LockstepProgram> lockstep_program(const Call<Real>& call) {
+  if (lockstep(call).why_not) return {};
+  return LockstepProgram(call.program, kernels<Real>().width);
+}
+
+}  // namespace
+
+template <class Real>
+RunPlan<Real>::RunPlan(const Call<Real>& call, int threads)
+    : RunPlan(call, lockstep_program(call), threads) {
+  if (fits()) return;
+  throw std::invalid_argument("memory_budget must be at least " + std::to_string(bytes()) +
+                              " bytes for this call on " + std::to_string(teams * lanes) +
+                              (teams * lanes == 1 ? " thread" : " threads") + ", got " +
+                              std::to_string(call.memory_budget));
+}
+
+template <class Real>
+RunPlan<Real>::RunPlan(const Call<Real>& given, std::optional<LockstepProgram> of_groups,
+                       int threads)
+    : call(given), program(std::move(of_groups)), sum_stride(aligned(given.summed_size)) {
+  units = program ? portable::ceil_div(call.tasks, program->view().tasks) : call.tasks;
+  chunks = std::min(units, most_chunks);
+  divide(threads);
+  sums = std::min<int64_t>(chunks, (1 + spare_sums) * teams - spare_sums);
+  keep_what_fits();
+}
+
+// One team a thread; several lanes a team where that ends sooner, since tasks are few and do not
+// come out even, if a task is large enough to be worth their waiting for each other. A team that
+// runs tasks in lockstep is one thread.
+template <class Real>
+void RunPlan<Real>::divide(int threads) {
+  constexpr double worth_a_thread = 2e5, worth_a_lane = 4e6;
+  constexpr double lane_share = 0.9;  // of a thread's work that each lane after the first adds
+  const double work = task_work(call);
+  const double useful = std::max(1.0, work * call.tasks / worth_a_thread);
+  if (useful < threads) threads = static_cast<int>(useful);
+  const int most_lanes =
+      program ? 1 : static_cast<int>(std::clamp(work / worth_a_lane, 1.0, double(threads)));
+  teams = lanes = 0;
+  double least = std::numeric_limits<double>::infinity();
+  for (int of_team = 1; of_team <= most_lanes; ++of_team) {
+    const int most_teams = static_cast<int>(std::min<int64_t>(threads / of_team, chunks));
+    const double rounds = std::ceil(double(chunks) / most_teams);
+    const double time = rounds / (1 + lane_share * (of_team - 1));
+    if (time < least) {
+      least = time;
+      teams = most_teams;
+      lanes = of_team;
+    }
+  }
+}
+
+// All that the adjoint reads, where the budget holds it. Else as many steps at a time as it does,
+// for all others are computed again; without their activations, which makes that twice, only where
+// one step with them is too much.
+template <class Real>
+void RunPlan<Real>::keep_what_fits() {
+  // Sizes are those of the call of a group.
+  std::optional<LockstepCall<Real>> of_group;
+  if (program) of_group.emplace(call, *program, nullptr);
+  group_size = of_group ? of_group->size() : 0;
+  Call<Real> unit = of_group ? of_group->call() : call;
+  const auto keep = [&](int64_t segment, bool tape) {
+    unit.segment = call.segment = segment;
+    unit.keep_tape = call.keep_tape = tape;
+    workspace = plan_workspace(unit);
+  };
+  const bool keeps_tape = call.keep_tape;
+  keep(call.segment, keeps_tape);
+  if (fits() || !keeps_steps()) return;
+  struct {
+    int64_t bytes, segment;
+    bool tape;
+  } least{bytes(), call.segment, keeps_tape};
+  for (const bool tape : {true, false}) {
+    if (tape && !keeps_tape) continue;
+    for (int64_t segment = call.steps; segment > 0; --segment) {
+      keep(segment, tape);
+      if (fits()) return;
+      if (bytes() < least.bytes) least = {bytes(), segment, tape};
+    }
+  }
+  keep(least.segment, least.tape);
+}
+
+template <class Real>
+LockstepChoice lockstep(const Call<Real>& call, double saved) {
+  const int width = kernels<Real>().width;
+  const char* refusal = call.tasks == 0 ? "there are no tasks" : lockstep_refusal(call);
+  if (refusal) return {width, refusal};
+  const char* forced = std::getenv("FASTMAML_LOCKSTEP");
+  if (forced && *forced) {
+    return {width, std::atoi(forced) ? nullptr : "FASTMAML_LOCKSTEP forbids it"};
+  }
+  // asked once: the answer is a file of the system's
+  static const int cores = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+  if (!lockstep_pays(call, width, cores, saved)) return {width, "they end sooner so"};
+  if (call.memory_budget != Call<Real>::no_budget &&
+      !RunPlan<Real>(call, LockstepProgram(call.program, width), cores).fits()) {
+    return {width, "memory_budget holds no group of tasks on every core"};
+  }
+  return {width, nullptr};
+}
+
+#define FM_INSTANTIATE(Real)     \
+  template struct RunPlan<Real>; \
+  template LockstepChoice lockstep(const Call<Real>&, double);
+FM_INSTANTIATE(float)
+FM_INSTANTIATE(double)
+#undef FM_INSTANTIATE
+
+}  // namespace fastmaml
