@@ -75,6 +75,11 @@ def steps(value: Any) -> int:
     return integer("steps", value, minimum=0, bits=31)
 
 
+def memory_budget(value: Any) -> int | None:
+    """Bytes, at least one; None: as many as it takes."""
+    return None if value is None else integer("memory_budget", value, minimum=1, bits=63)
+
+
 def step_weights(value: Sequence[float] | None, steps: int) -> tuple[float, ...]:
     """c_0..c_K, or () for None."""
     if value is None:

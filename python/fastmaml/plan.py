@@ -82,6 +82,7 @@ def plan(loop: InnerLoop, inputs: Inputs, backend: str = "auto") -> Plan:
         forms=MappingProxyType({program.slots[layer.slot].name: _form(layer) for layer in layers}),
         arithmetic=_arithmetic(loop, program, tasks, support, query, dual) if is_traced else {},
         placement=executors.native.placement(loop, inputs) if executor == "native" else None,
+        trajectory=executors.native.trajectory(loop, inputs) if executor == "native" else None,
         trajectory_bytes=number * states * (loop.steps + 1) * numbers_of_phi,
         tape_bytes=number * _tape(loop, program, support, query) if is_traced else None,
     )
@@ -110,11 +111,13 @@ class Plan:
     """Floating-point operations of the matrix products of a call, 2mnk each, by pass; empty
     where the model is not traced."""
     trajectory_bytes: int
-    """phi_0..phi_K of one task, and the momentum beside them; of a layer in the dual form its
-    coefficients, not its weight."""
+    """phi_0..phi_K of one task, and the momentum beside them, where all are kept; of a layer in the
+    dual form its coefficients, not its weight."""
     placement: str | None
     """Of the native executor: on a CPU whether the tasks run in lockstep, on a GPU the threads of a
     task and where its memory is."""
+    trajectory: executors.native.Trajectory | None
+    """Of the native executor on a CPU: what is kept of the inner steps, and in how much memory."""
     tape_bytes: int | None
     """The largest pass of one task: its values, their cotangents and the tangents of both; None
     where the model is not traced."""
@@ -137,6 +140,7 @@ class Plan:
             ("adapts", f"{self.adapted:,} of the {self.parameters:,} numbers that the model uses"),
             *(("form", f"{name}: {form}") for name, form in self.forms.items()),
             *((("placement", self.placement),) if self.placement else ()),
+            *((("trajectory", _kept(self.trajectory, self.steps)),) if self.trajectory else ()),
             ("arithmetic", arithmetic),
             (
                 "memory",
@@ -169,6 +173,24 @@ def _form(layer: executors.native.Layer) -> str:
     form, other = ("dual", "dense") if layer.is_dual else ("dense", "dual")
     why = f"{other}: {costs[other]}" if layer.refusal is None else f"not dual: {layer.refusal}"
     return f"{form}, {costs[form]} ({why})"
+
+
+def _kept(trajectory: executors.native.Trajectory, steps: int) -> str:
+    """What is kept of the inner steps, and what is computed again."""
+    segment, lanes = trajectory.segment, trajectory.threads // trajectory.teams
+    if segment == 0:
+        what = "nothing kept of the steps, which no gradient reads"
+    elif segment >= steps:
+        what = f"kept of all {steps} steps"
+    else:
+        again = f"{steps - segment} of {steps} steps computed again"
+        what = f"{math.ceil(steps / segment)} checkpoints of {segment} steps, {again}"
+    if segment and not trajectory.keeps_activations:
+        what += ", no activations kept"
+    return (
+        f"{what}; {_size(trajectory.kept)} {'a thread' if lanes == 1 else f'for {lanes} threads'}, "
+        f"{_size(trajectory.bytes)} a call on {trajectory.threads}"
+    )
 
 
 def _arithmetic(

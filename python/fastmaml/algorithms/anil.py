@@ -20,7 +20,7 @@ class ANIL(MAML):
     Args:
         model: whose parameters are the initial ones.
         head: submodules of the model whose parameters adapt: a name, the module, or several.
-        lr, steps, loss, first_order, momentum, step_weights, backend: see `MAML`.
+        lr, steps, loss, first_order, momentum, step_weights, backend, memory_budget: see `MAML`.
 
     Raises:
         TypeError, ValueError: an argument is not as described; `head` names no submodule of the
@@ -39,6 +39,7 @@ class ANIL(MAML):
         momentum: float = 0.0,
         step_weights: Sequence[float] | None = None,
         backend: str = "auto",
+        memory_budget: int | None = None,
     ) -> None:
         super().__init__(
             model,
@@ -49,6 +50,7 @@ class ANIL(MAML):
             momentum=momentum,
             step_weights=step_weights,
             backend=backend,
+            memory_budget=memory_budget,
         )
         self.inner_parameters = tuple(glob.escape(name) for name in _names(model, head))
 

@@ -31,6 +31,8 @@ class MAML(MetaLearner):
         momentum: of the inner SGD.
         step_weights: weights of the query loss after 0..K steps; None: after the last alone.
         backend: "auto", "native", "reference" or "generic".
+        memory_budget: the bytes that a call may take beside its inputs and results: steps are
+            computed again where it does not hold them all; None: what is fastest.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class MAML(MetaLearner):
         momentum: float = 0.0,
         step_weights: Sequence[float] | None = None,
         backend: str = "auto",
+        memory_budget: int | None = None,
     ) -> None:
         super().__init__(
             model,
@@ -54,6 +57,7 @@ class MAML(MetaLearner):
             momentum=momentum,
             step_weights=step_weights,
             backend=backend,
+            memory_budget=memory_budget,
         )
         self.lr = checks.number("lr", lr, minimum=0.0)
 

@@ -29,7 +29,8 @@ class MetaSGD(MetaLearner):
         granularity: "element": one rate an element (Li et al. 2017, equation 2); "tensor": one a
             parameter; "tensor_step": one a parameter and step (MAML++, Antoniou et al. 2019,
             section 4.1).
-        loss, first_order, inner_parameters, momentum, step_weights, backend: see `MAML`.
+        loss, first_order, inner_parameters, momentum, step_weights, backend, memory_budget: see
+            `MAML`.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class MetaSGD(MetaLearner):
         momentum: float = 0.0,
         step_weights: Sequence[float] | None = None,
         backend: str = "auto",
+        memory_budget: int | None = None,
     ) -> None:
         super().__init__(
             model,
@@ -54,6 +56,7 @@ class MetaSGD(MetaLearner):
             momentum=momentum,
             step_weights=step_weights,
             backend=backend,
+            memory_budget=memory_budget,
         )
         lr = checks.number("lr", lr, minimum=0.0)
         self.granularity = checks.choice("granularity", granularity, GRANULARITIES)

@@ -85,6 +85,7 @@ class MetaLearner(nn.Module):
         momentum: of the inner SGD.
         step_weights: weights of the query loss after each step; see `functional.meta_loss`.
         backend: "auto", "native", "reference" or "generic".
+        memory_budget: the bytes that a call may take; see `functional.adapt`.
 
     Raises:
         TypeError, ValueError: an argument is not as described.
@@ -101,6 +102,7 @@ class MetaLearner(nn.Module):
         momentum: float = 0.0,
         step_weights: Sequence[float] | None = None,
         backend: str = "auto",
+        memory_budget: int | None = None,
     ) -> None:
         super().__init__()
         if not isinstance(model, nn.Module):
@@ -113,6 +115,7 @@ class MetaLearner(nn.Module):
         self.momentum = checks.number("momentum", momentum, minimum=0.0)
         self.step_weights = checks.step_weights(step_weights, steps) or None
         self.backend = checks.choice("backend", backend, BACKENDS)
+        self.memory_budget = checks.memory_budget(memory_budget)
 
     def rates(self) -> Rate | Mapping[str, Rate]:
         """The `lr` of `functional.adapt`."""
@@ -208,6 +211,7 @@ class MetaLearner(nn.Module):
             ("momentum", 0.0),
             ("step_weights", None),
             ("backend", "auto"),
+            ("memory_budget", None),
         ):
             value = getattr(self, name)
             if value != default:
@@ -223,4 +227,5 @@ class MetaLearner(nn.Module):
             "momentum": self.momentum,
             "first_order": self.first_order,
             "backend": self.backend,
+            "memory_budget": self.memory_budget,
         }

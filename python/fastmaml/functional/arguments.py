@@ -123,6 +123,7 @@ class Bound:
         momentum: Any,
         first_order: Any,
         step_weights: Sequence[float] | None = None,
+        memory_budget: Any = None,
     ) -> InnerLoop:
         """The part of a call that holds no tensor, checked."""
         self._check_parameters()
@@ -135,6 +136,7 @@ class Bound:
             checks.number("momentum", momentum, minimum=0.0),
             checks.step_weights(step_weights, steps),
             checks.flag("first_order", first_order),
+            checks.memory_budget(memory_budget),
         )
 
     @property

@@ -50,6 +50,7 @@ def adapt(
     first_order: bool = False,
     seed: int | None = None,
     backend: str = "auto",
+    memory_budget: int | None = None,
     expand: bool = True,
 ) -> dict[str, Tensor]:
     """The parameters after `steps` steps of SGD on each task's support samples.
@@ -77,6 +78,10 @@ def adapt(
             2017, section 5.2).
         seed: of dropout's masks; None: drawn from torch's default generator.
         backend: "auto", "native", "reference" or "generic".
+        memory_budget: the bytes that a call may take beside its inputs and results, over all
+            threads; None: what is fastest. Where it does not hold what all inner steps leave for
+            the gradient, some are computed again, to the same bits. "reference", and "native" on
+            a GPU, refuse it; "generic" keeps to it by estimate.
         expand: give everything the shape [T, *shape], also what all tasks share.
 
     Returns:
@@ -85,20 +90,22 @@ def adapt(
         copy, or as they were given if `expand` is False.
 
     Raises:
-        TypeError, ValueError: an argument is not as described above.
+        TypeError, ValueError: an argument is not as described above, or `memory_budget` is less
+            than the call can do with.
         TraceError: the model is not made of operations that a program has, and `backend` is none
             that runs it as it is.
         BackendError: the backend cannot run this call.
     """
     checks.flag("expand", expand)
     loss = losses.resolve(loss)
-    options = ("adapt", steps, *loss.key, momentum, first_order, backend, inner_parameters)
+    options = ("adapt", steps, *loss.key, momentum, first_order, backend, memory_budget)
     data = (support_x, support_y, weights)
-    given = Given(options, lr, parameters, data, (support_size,))
+    given = Given((*options, inner_parameters), lr, parameters, data, (support_size,))
     call = known.find(model, given)
     if call is None:
         bound = Bound(model, "support_x", support_x, parameters, backend, loss, support_size)
-        loop = bound.loop(loss, bound.adapted(inner_parameters), steps, momentum, first_order)
+        adapts = bound.adapted(inner_parameters)
+        loop = bound.loop(loss, adapts, steps, momentum, first_order, memory_budget=memory_budget)
         support = bound.samples("support", support_x, support_y, weights, support_size, loss)
         call = bound.prepared(loop, bound.inputs(bound.rates(lr, loop), support, None), given)
     prepared, tensors = call
@@ -141,6 +148,7 @@ def meta_loss(
     reduction: str = "mean",
     seed: int | None = None,
     backend: str = "auto",
+    memory_budget: int | None = None,
 ) -> MetaLoss:
     """The query loss of each task after adapting to its support samples (MAML, Finn et al. 2017).
 
@@ -161,14 +169,14 @@ def meta_loss(
     checks.choice("reduction", reduction, ("mean", "sum"))
     loss = losses.resolve(loss)
     options = ("meta_loss", steps, *loss.key, step_weights, momentum, first_order, backend)
+    options = (*options, memory_budget, inner_parameters)
     data = (support_x, support_y, weights, query_x, query_y, query_weights)
-    given = Given((*options, inner_parameters), lr, parameters, data, (support_size, query_size))
+    given = Given(options, lr, parameters, data, (support_size, query_size))
     call = known.find(model, given)
     if call is None:
         bound = Bound(model, "support_x", support_x, parameters, backend, loss, support_size)
-        loop = bound.loop(
-            loss, bound.adapted(inner_parameters), steps, momentum, first_order, step_weights
-        )
+        adapts = bound.adapted(inner_parameters)
+        loop = bound.loop(loss, adapts, steps, momentum, first_order, step_weights, memory_budget)
         checks.x("query_x", query_x, scalars=not bound.is_traced)
         support = bound.samples("support", support_x, support_y, weights, support_size, loss)
         query = bound.samples("query", query_x, query_y, query_weights, query_size, loss)
@@ -260,6 +268,7 @@ def plan(
     first_order: bool = False,
     step_weights: Sequence[float] | None = None,
     backend: str = "auto",
+    memory_budget: int | None = None,
 ) -> Plan:
     """What `meta_loss` with these arguments would run, why, and at what cost; runs nothing."""
     of_loss = losses.resolve(loss)
@@ -271,6 +280,7 @@ def plan(
         momentum,
         first_order,
         step_weights,
+        memory_budget,
     )
     checks.x("query_x", query_x, scalars=not bound.is_traced)
     support, query = (

@@ -44,6 +44,8 @@ class InnerLoop:
     step_weights: tuple[float, ...] = ()
     """c_0..c_K; empty means that only c_K = 1 counts."""
     first_order: bool = False
+    memory_budget: int | None = None
+    """Bytes that a call may take beside its tensors; None: as many as it likes."""
 
     def step_weight(self, step: int) -> float:
         """c_step, the weight of the query loss after `step` inner steps."""

@@ -16,7 +16,8 @@ from .objective import Pass, Tensors
 from .overrides import Concern
 
 CHUNK_BYTES = 48 * 2**20
-"""The memory that the tasks of a chunk may take, by estimate; one task always runs."""
+"""The memory that the tasks of a chunk may take, by estimate, where the call has no memory_budget;
+one task always runs."""
 GPU_CHUNK_BYTES = 2**30
 """As much on a GPU: there is no cache to stay in, and each chunk launches all kernels again."""
 
@@ -122,10 +123,18 @@ class Chunk:
     def fitting(self, pass_bytes: int) -> int:
         """How many tasks fit into the memory of a chunk, at least one.
 
-        Beside phi_0..phi_K: v, r, u, their next values, and the gradient and tangent in hand.
-
         Args:
             pass_bytes: what autograd keeps of one task's largest pass.
+        """
+        most = self.loop.memory_budget
+        if most is None:
+            most = CHUNK_BYTES if self.inputs.device.type == "cpu" else GPU_CHUNK_BYTES
+        return max(1, most // max(1, self.task_bytes(pass_bytes)))
+
+    def task_bytes(self, pass_bytes: int) -> int:
+        """An estimate of what one task takes; `pass_bytes` as in `fitting`.
+
+        Beside phi_0..phi_K: v, r, u, their next values, and the gradient and tangent in hand.
         """
         loop, slots = self.loop, self.loop.program.slots
         adapted = sum(s.size for s, flag in zip(slots, loop.adapted, strict=True) if flag)
@@ -134,9 +143,7 @@ class Chunk:
         if any(key.startswith("rate:") for key in self.wanted):
             sets += loop.steps
         numbers = sets * adapted + 2 * resting
-        task_bytes = self.inputs.dtype.itemsize * numbers + _LIVE * pass_bytes
-        is_host = self.inputs.device.type == "cpu"
-        return max(1, (CHUNK_BYTES if is_host else GPU_CHUNK_BYTES) // max(1, task_bytes))
+        return self.inputs.dtype.itemsize * numbers + _LIVE * pass_bytes
 
     def real(self, samples: Samples) -> slice:
         """Which samples of each task are real."""

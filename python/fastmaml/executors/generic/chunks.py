@@ -18,8 +18,8 @@ from .trial import TANGENT, Choice, choose
 
 
 class Chunks:
-    """The chunks of a call, in the order of its tasks. They depend on the call's shapes alone, so
-    that sums over tasks have one order."""
+    """The chunks of a call, in the order of its tasks. They depend on the call's shapes and its
+    memory_budget alone, so that sums over tasks have one order."""
 
     def __init__(
         self,
@@ -80,11 +80,17 @@ class Chunks:
         )
 
     def _split(self, first: int, last: int, choices: list[Choice | None]) -> Iterator[Chunk]:
-        passes = [choice.task_bytes for choice in choices if choice and choice.gear.is_batched]
+        pass_bytes = max((choice.task_bytes for choice in choices if choice), default=0)
+        chunk, budget = self._chunk(slice(first, last)), self._loop.memory_budget
+        if budget is not None and budget < (least := chunk.task_bytes(pass_bytes)):
+            raise ValueError(
+                f"memory_budget must be at least {least} bytes for one task of this call, by "
+                f"estimate, got {budget}"
+            )
         if not all(choice.gear.is_batched for choice in choices if choice):
             yield from map(self._chunk, range(first, last))
             return
-        size = self._chunk(slice(first, last)).fitting(max(passes, default=0))
+        size = chunk.fitting(pass_bytes)
         for start in range(first, last, size):
             yield self._chunk(slice(start, min(start + size, last)))
 

@@ -19,7 +19,8 @@ from .objective import Tensors
 from .trial import GRADIENT, TANGENT, VALUE, Choice, choose
 
 GRAPH_BYTES = 96 * 2**20
-"""The memory that the graphs of single steps of one task may take."""
+"""The memory that the graphs of single steps of one task may take, where the call has no
+memory_budget."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,10 @@ def _keeps_graphs(chunk: Chunk, choices: Choices) -> bool:
     inner = choices.inner
     if inner is None or inner.gear.record is None or not needs_tangents(chunk):
         return False
-    return chunk.is_alone and chunk.loop.steps * inner.task_bytes <= GRAPH_BYTES
+    budget, most = chunk.loop.memory_budget, GRAPH_BYTES
+    if budget is not None:
+        most = budget - chunk.task_bytes(inner.task_bytes)
+    return chunk.is_alone and chunk.loop.steps * inner.task_bytes <= most
 
 
 class _Adjoint:

@@ -15,6 +15,7 @@ from ...extension import cuda_unavailable, unavailable
 from ...program import Cotangents, InnerLoop, Inputs, ModuleProgram, Outputs
 from . import recipe as recipes
 from .forms import Layer
+from .launch import Trajectory
 from .lockstep import lockstep
 from .lowering import SUPPORTED_OPS
 from .passes import loss_passes, passes
@@ -22,6 +23,7 @@ from .recipe import ProductRecipe, RunRecipe
 
 __all__ = [
     "Layer",
+    "Trajectory",
     "cuda_unavailable",
     "hvp",
     "layers",
@@ -32,6 +34,7 @@ __all__ = [
     "recipe",
     "refusal",
     "run",
+    "trajectory",
     "unavailable",
 ]
 
@@ -50,6 +53,8 @@ def refusal(loop: InnerLoop, inputs: Inputs) -> str | None:
     reason = unavailable() or (x.is_cuda and cuda_unavailable(x.device.index)) or None
     if reason:
         return reason
+    if x.is_cuda and loop.memory_budget is not None:
+        return "it keeps to a memory_budget on CPUs alone"
     missing = sorted({op.kind for op in loop.program.ops} - SUPPORTED_OPS)
     return f"it has no kernel for {', '.join(missing)}" if missing else None
 
@@ -94,10 +99,25 @@ def placement(loop: InnerLoop, inputs: Inputs) -> str:
         if any(layer.is_dual for layer in layers(loop, inputs)):
             together = together._replace(why_not="a layer is in the dual form")
         return str(together)
+    return _with_gradients(loop, inputs).placement()
+
+
+def trajectory(loop: InnerLoop, inputs: Inputs) -> Trajectory | None:
+    """What such a call keeps of its inner steps on a CPU, on as many threads as torch has now; None
+    on a GPU.
+
+    Raises:
+        ValueError: its memory_budget is less than it can do with.
+    """
+    return _with_gradients(loop, inputs).trajectory()
+
+
+def _with_gradients(loop: InnerLoop, inputs: Inputs) -> RunRecipe:
+    """The recipe of a call of the query loss, with the gradients that its tensors require."""
     has_loss = inputs.query is not None and inputs.query.y is not None
     bar = torch.empty(inputs.tasks, dtype=inputs.dtype, device=inputs.device)
     cotangents = Cotangents(bar) if has_loss else None
-    return RunRecipe(loop, inputs, False, cotangents, wanted).placement()
+    return recipe(loop, inputs, cotangents=cotangents, wanted=_required(loop, inputs))
 
 
 def _required(loop: InnerLoop, inputs: Inputs) -> list[str]:

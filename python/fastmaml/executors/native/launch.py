@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from ...extension import cuda_extension, extension
+
+
+class Trajectory(NamedTuple):
+    """What a call on a CPU keeps of its inner steps for the gradient, in how much memory."""
+
+    teams: int
+    """Tasks, or groups of them in lockstep, that run at the same time."""
+    threads: int
+    """Of all teams."""
+    bytes: int
+    """That the call takes beside its tensors."""
+    kept: int
+    """Bytes of those that hold what one team keeps of the steps."""
+    segment: int
+    """How many steps it keeps at a time. Where there are more, it keeps checkpoints so many steps
+    apart, and computes all but the last segment again. 0: no gradient reads any."""
+    keeps_activations: bool
+    """Whether with their activations, which are computed again otherwise."""
 
 
 class Launcher(Protocol):
@@ -19,13 +37,21 @@ class Launcher(Protocol):
     def placement(self) -> str | None:
         """How it lies on a GPU; None on a CPU."""
 
+    def trajectory(self) -> Trajectory | None:
+        """What it keeps on a CPU; None on a GPU."""
+
 
 class CpuLauncher:
-    """On the cores of this machine, as many as torch uses."""
+    """On the cores of this machine, as many as torch uses.
 
-    def __init__(self, program: object, call: object, is_double: bool) -> None:
+    Args:
+        entries: of the table of addresses.
+    """
+
+    def __init__(self, program: object, call: object, is_double: bool, entries: int) -> None:
         self._call = program, call
         self._is_double = is_double
+        self._entries = entries
 
     def run(self, tensors: list[Tensor], seed: int) -> None:
         """The call on its table of tensors."""
@@ -34,6 +60,12 @@ class CpuLauncher:
 
     def placement(self) -> None:
         """Nothing to tell."""
+
+    def trajectory(self) -> Trajectory:
+        """What it keeps."""
+        threads = torch.get_num_threads()
+        plan = extension.plan(*self._call, self._entries, self._is_double, threads)
+        return Trajectory(*plan)
 
 
 class CudaLauncher:
@@ -82,3 +114,6 @@ class CudaLauncher:
             f"task in shared memory and {plan.slow_size * kib:.3g} KiB in global; workspace "
             f"{plan.workspace * kib / 1024:.3g} MiB"
         )
+
+    def trajectory(self) -> None:
+        """Nothing to tell."""

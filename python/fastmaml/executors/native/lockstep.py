@@ -46,9 +46,16 @@ def lockstep(
     call = extension.Call()
     call.tasks, call.steps = inputs.tasks, loop.steps
     call.step_weights = [loop.step_weight(k) for k in range(loop.steps + 1)]
-    for index in range(len(loop.program.slots)):
-        call.add_parameter(_THERE, inputs.per_task(loop.program, index), 0)
-        call.add_rate(_THERE, 1, 1, 0)
+    call.memory_budget, call.momentum = loop.memory_budget, loop.momentum
+    call.first_order = loop.first_order
+    call.differentiate = call.through_steps = bool(wanted)
+    for index, slot in enumerate(loop.program.slots):
+        is_wanted = f"parameter:{slot.name}" in wanted
+        call.add_parameter(_THERE, inputs.per_task(loop.program, index), _THERE * is_wanted)
+        rate, is_wanted = inputs.rates[index], f"rate:{slot.name}" in wanted
+        rows = 1 if rate is None else rate.shape[0]
+        elements = 1 if rate is None else rate.numel() // rows
+        call.add_rate(_THERE, rows, elements, _THERE * is_wanted)
     if inputs.support is not None:
         call.support = _samples("support", inputs.support, wanted)
     if inputs.query is not None:

@@ -13,7 +13,7 @@ from ...extension import extension
 from ...program import Cotangents, InnerLoop, Inputs, Outputs, Samples, Slot
 from . import forms
 from .forms import Layer
-from .launch import CpuLauncher, CudaLauncher, Launcher
+from .launch import CpuLauncher, CudaLauncher, Launcher, Trajectory
 from .lockstep import lockstep
 from .lowering import lowered
 
@@ -64,6 +64,7 @@ class Recipe:
         call.momentum = loop.momentum
         call.step_weights = [loop.step_weight(k) for k in range(loop.steps + 1)]
         call.first_order = loop.first_order
+        call.memory_budget = loop.memory_budget
 
     def _given(self) -> int:
         """The index of one more tensor that is given to each run."""
@@ -128,11 +129,15 @@ class Recipe:
             return CudaLauncher(
                 self._lowered, self._call, self._is_double, self._device, self._entries
             )
-        return CpuLauncher(self._lowered, self._call, self._is_double)
+        return CpuLauncher(self._lowered, self._call, self._is_double, self._entries)
 
     def placement(self) -> str | None:
         """How calls lie on a GPU; None on a CPU."""
         return self._launcher.placement()
+
+    def trajectory(self) -> Trajectory | None:
+        """What calls keep of their inner steps on a CPU; None on a GPU."""
+        return self._launcher.trajectory()
 
     def _run(self, tensors: Sequence[Tensor], seed: int, given: Iterable[Tensor]) -> list[Tensor]:
         """Runs the call; what it made."""

@@ -35,6 +35,8 @@ def refusal(loop: InnerLoop, inputs: Inputs) -> str | None:
     """Why this call cannot run here, or None: the reference runs every traced model."""
     if isinstance(loop.program, ModuleProgram):
         return f"it runs traced models: {loop.program.why}"
+    if loop.memory_budget is not None:
+        return "it keeps to no memory_budget"
     return None
 
 
