@@ -59,6 +59,14 @@ def same(one: list[Tensor], other: list[Tensor]) -> bool:
     return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
+@needs_cuda
+def test_native_refuses_a_memory_budget_on_a_gpu():
+    problem = Problem("native")
+    problem.maml.memory_budget = 2**30
+    with pytest.raises(fm.BackendError, match="it keeps to a memory_budget on CPUs alone"):
+        problem.results()
+
+
 # --- other devices --------------------------------------------------------------------------------
 
 

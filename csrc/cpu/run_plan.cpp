@@ -21,7 +21,7 @@ namespace {
 constexpr int64_t most_chunks = 64;
 
 // Chunks a team may be ahead of its turn, beside the one that it is at.
-constexpr int spare_sums = 2;
+constexpr int64_t spare_sums = 2;
 
 // Multiply-adds of one task, roughly: what decides whether more threads pay.
 template <class Real>
@@ -65,7 +65,6 @@ RunPlan<Real>::RunPlan(const Call<Real>& given, std::optional<LockstepProgram> o
   units = program ? portable::ceil_div(call.tasks, program->view().tasks) : call.tasks;
   chunks = std::min(units, most_chunks);
   divide(threads);
-  sums = std::min<int64_t>(chunks, (1 + spare_sums) * teams - spare_sums);
   keep_what_fits();
 }
 
@@ -97,7 +96,7 @@ void RunPlan<Real>::divide(int threads) {
 
 // All that the adjoint reads, where the budget holds it. Else as many steps at a time as it does,
 // for all others are computed again; without their activations, which makes that twice, only where
-// one step with them is too much.
+// one step with them is too much; and without chunks that wait for their turn only where all is.
 template <class Real>
 void RunPlan<Real>::keep_what_fits() {
   // Sizes are those of the call of a group.
@@ -110,19 +109,21 @@ void RunPlan<Real>::keep_what_fits() {
     unit.keep_tape = call.keep_tape = tape;
     workspace = plan_workspace(unit);
   };
-  const bool keeps_tape = call.keep_tape;
-  keep(call.segment, keeps_tape);
-  if (fits() || !keeps_steps()) return;
+  const bool with_tape = call.keep_tape;
+  const int64_t all = call.segment, fewest = keeps_steps() ? 1 : all;
   struct {
     int64_t bytes, segment;
     bool tape;
-  } least{bytes(), call.segment, keeps_tape};
-  for (const bool tape : {true, false}) {
-    if (tape && !keeps_tape) continue;
-    for (int64_t segment = call.steps; segment > 0; --segment) {
-      keep(segment, tape);
-      if (fits()) return;
-      if (bytes() < least.bytes) least = {bytes(), segment, tape};
+  } least{INT64_MAX, all, with_tape};
+  for (const int64_t spare : {spare_sums, int64_t{0}}) {
+    sums = std::min(chunks, (1 + spare) * teams - spare);
+    for (const bool tape : {true, false}) {
+      if (tape && !with_tape) continue;
+      for (int64_t segment = all; segment >= fewest; --segment) {
+        keep(segment, tape);
+        if (fits()) return;
+        if (bytes() < least.bytes) least = {bytes(), segment, tape};
+      }
     }
   }
   keep(least.segment, least.tape);

@@ -178,8 +178,8 @@ def _form(layer: executors.native.Layer) -> str:
 def _kept(trajectory: executors.native.Trajectory, steps: int) -> str:
     """What is kept of the inner steps, and what is computed again."""
     segment, lanes = trajectory.segment, trajectory.threads // trajectory.teams
-    if segment == 0:
-        what = "nothing kept of the steps, which no gradient reads"
+    if segment == 0 or steps == 0:
+        what = "nothing of the steps kept, since no gradient reads it"
     elif segment >= steps:
         what = f"kept of all {steps} steps"
     else:
@@ -187,10 +187,10 @@ def _kept(trajectory: executors.native.Trajectory, steps: int) -> str:
         what = f"{math.ceil(steps / segment)} checkpoints of {segment} steps, {again}"
     if segment and not trajectory.keeps_activations:
         what += ", no activations kept"
-    return (
-        f"{what}; {_size(trajectory.kept)} {'a thread' if lanes == 1 else f'for {lanes} threads'}, "
-        f"{_size(trajectory.bytes)} a call on {trajectory.threads}"
-    )
+    each = "a thread" if lanes == 1 else f"for {lanes} threads"
+    count = f"{trajectory.threads} thread{'s' * (trajectory.threads > 1)}"
+    kept, whole = _size(trajectory.kept), _size(trajectory.bytes)
+    return f"{what}; {kept} {each}, {whole} a call on {count}"
 
 
 def _arithmetic(

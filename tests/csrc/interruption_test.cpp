@@ -30,6 +30,13 @@ bool at_once() {
 }
 bool at_third() { return ++asked >= 3; }
 
+// On the thread that runs it: whether the only task's loss is there, so that its adjoint runs.
+const double* loss_of_task = nullptr;
+bool in_the_adjoint() {
+  ++asked;
+  return *loss_of_task != 0;
+}
+
 // A linear model, adapted by T tasks in K steps, and the gradient of its parameters and rates.
 class Problem {
  public:
@@ -73,6 +80,8 @@ class Problem {
   }
 
   const std::vector<double>& gradient() const { return parameters_grad_; }
+  const double* loss() const { return task_loss_.data(); }
+  void set_memory_budget(int64_t bytes) { argument_.memory_budget = bytes; }
 
  private:
   Ref refer(std::vector<double>& numbers) {
@@ -104,6 +113,16 @@ void check_ends_soon(int64_t tasks, int64_t steps, int threads, Interrupt interr
   CHECK(seconds.count() < 5);
 }
 
+// Steps that are computed again from checkpoints, a few thousand at a time.
+void check_ends_among_checkpoints() {
+  Problem problem(1, 400000);
+  problem.set_memory_budget(int64_t{8} << 20);
+  loss_of_task = problem.loss();
+  asked = 0;
+  CHECK(!problem.run(1, in_the_adjoint));
+  CHECK(asked > 1);
+}
+
 void check_nothing_is_left_behind() {
   Problem problem(70, 40);
   CHECK(problem.run(1, nullptr));
@@ -124,6 +143,7 @@ int main() {
     check_ends_soon(1, 200000, threads, at_once, 1);  // in one task, by several lanes
     check_ends_soon(2, 200000, threads, at_third, 3);
   }
+  check_ends_among_checkpoints();
   check_nothing_is_left_behind();
   return failed_checks != 0;
 }

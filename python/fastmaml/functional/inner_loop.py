@@ -80,8 +80,9 @@ def adapt(
         backend: "auto", "native", "reference" or "generic".
         memory_budget: the bytes that a call may take beside its inputs and results, over all
             threads; None: what is fastest. Where it does not hold what all inner steps leave for
-            the gradient, some are computed again, to the same bits. "reference", and "native" on
-            a GPU, refuse it; "generic" keeps to it by estimate.
+            the gradient, some are computed again, to the same bits; where it does not hold tasks
+            in lockstep, they run one by one. "reference", and "native" on a GPU, refuse it;
+            "generic" keeps to it by estimate.
         expand: give everything the shape [T, *shape], also what all tasks share.
 
     Returns:
