@@ -16,9 +16,10 @@ import pytest
 import torch
 from fastmaml import functional
 from fastmaml.executors import native
-from fastmaml.executors.generic import chunk
+from fastmaml.executors.generic import chunk, inner_loop
 from fastmaml.executors.native import forms
-from small_problems import EXACT, gradients
+from generic_models import OldSquare, Squared
+from small_problems import EXACT, double, gradients
 from torch import Tensor, nn
 
 ROOT = Path(__file__).parent.parent
@@ -132,6 +133,32 @@ def test_generic_runs_as_many_tasks_side_by_side_as_fit(net, episode, monkeypatc
     out = maml(enough)(*episode)
     assert side_by_side[-1] == 1
     for a, b in zip(exact, gradients(out.loss, net), strict=True):
+        torch.testing.assert_close(a, b, **EXACT)
+
+
+def test_generic_keeps_graphs_of_steps_where_they_fit(monkeypatch):
+    torch.manual_seed(0)
+    model = Squared(OldSquare).double()  # by double backward, task by task
+    x, y = double(2, 3, 3), torch.tensor([[0, 1, 1], [1, 0, 1]])
+    kept = []
+    keeps_graphs = inner_loop._keeps_graphs
+
+    def spy(*arguments: Any) -> bool:
+        kept.append(keeps_graphs(*arguments))
+        return kept[-1]
+
+    monkeypatch.setattr(inner_loop, "_keeps_graphs", spy)
+
+    def found(budget: int | None = None) -> list[Tensor]:
+        kept.clear()
+        maml = fm.MAML(model, 0.1, 3, memory_budget=budget)
+        return gradients(maml(x, y, x, y).loss, model)
+
+    free = found()
+    assert kept == [True, True]
+    tight = found(least(found))
+    assert kept == [False, False]
+    for a, b in zip(free, tight, strict=True):
         torch.testing.assert_close(a, b, **EXACT)
 
 
