@@ -98,12 +98,14 @@ void check_sizes(const Call<Real>& call) {
   }
 }
 
+constexpr int least_log_lanes = 6;
+
 // As many lanes as the widest op can feed; many would wait for each other in a small program, and
 // small blocks share a multiprocessor better where there are many tasks.
 int log_lanes_for(int64_t widest, int64_t chunks, int multiprocessors) {
   if (const auto forced = from_environment("FASTMAML_LANES")) return log_of(*forced);
   if (widest >= 2048) return widest >= 4096 ? 9 : 8;
-  return widest >= 256 && chunks < 4 * multiprocessors ? 7 : 6;
+  return widest >= 256 && chunks < 4 * multiprocessors ? 7 : least_log_lanes;
 }
 
 // Several blocks a task where there are fewer tasks than multiprocessors and work for them all.
@@ -170,10 +172,12 @@ std::string device_refusal(int device) {
   int driver = 0, runtime = 0;
   cudaDriverGetVersion(&driver);
   cudaRuntimeGetVersion(&runtime);
-  if (driver < runtime) {
-    return "its CUDA kernels need a driver of CUDA " + std::to_string(runtime / 1000) + "." +
-           std::to_string(runtime % 1000 / 10) + " or newer, and this one is of CUDA " +
-           std::to_string(driver / 1000) + "." + std::to_string(driver % 1000 / 10);
+  if (driver == 0) return "there is no NVIDIA driver";
+  // Within a major version, what is compiled ahead runs with an older driver too.
+  if (driver / 1000 < runtime / 1000) {
+    return "its CUDA kernels need a driver of CUDA " + std::to_string(runtime / 1000) +
+           " or newer, and this one is of CUDA " + std::to_string(driver / 1000) + "." +
+           std::to_string(driver % 1000 / 10);
   }
   try {
     const DeviceGuard guard(device);
@@ -207,16 +211,21 @@ LaunchPlan plan_launch(const ProgramOwner& program, const CallArgument& argument
   const int64_t widest = widest_op(call);
   const int multiprocessors = attribute(cudaDevAttrMultiProcessorCount, device);
   plan.chunks = chunks_of(call);
-  plan.log_lanes = log_lanes_for(widest, plan.chunks, multiprocessors);
-  plan.scratch_size = scratch_for(plan.log_lanes);
   plan.image_bytes = static_cast<int>(make_image(launch_of(owner)).size());
   if (plan.image_bytes > large_image) {
     throw std::runtime_error("CUDA: the description of the call takes " +
                              std::to_string(plan.image_bytes) + " bytes, and a launch carries " +
                              std::to_string(large_image));
   }
-  const int fixed = plan.scratch_size * int{sizeof(Real)} + plan.image_bytes;
   const int most_shared = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+  plan.log_lanes = log_lanes_for(widest, plan.chunks, multiprocessors);
+  // The scratch memory of 512 lanes in float64 is all that a block of Turing has.
+  const auto fixed_bytes = [&] {
+    return scratch_for(plan.log_lanes) * int{sizeof(Real)} + plan.image_bytes;
+  };
+  while (fixed_bytes() > most_shared && plan.log_lanes > least_log_lanes) --plan.log_lanes;
+  plan.scratch_size = scratch_for(plan.log_lanes);
+  const int fixed = fixed_bytes();
   const int all_shared = attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor, device);
   const int reserved = attribute(cudaDevAttrReservedSharedMemoryPerBlock, device);
   const void* kernel = kernel_for<Real>(plan.image_bytes);
