@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import fastmaml
 import numpy as np
@@ -123,6 +124,13 @@ def test_info_tells_which_executors_there_are():
     else:
         assert told["native on CPU"] == "ready"
         assert extension.isa() in told["instructions"]
+
+
+def test_info_tells_which_gpus_have_kernels(monkeypatch):
+    module = SimpleNamespace(architectures="75-real 90 120-virtual")
+    monkeypatch.setattr(info, "cuda_extension", lambda: module)
+    assert facts()["CUDA kernels"] == "compiled for sm_75, sm_90"
+    assert "\n                 PTX of compute_90, compute_120, " in info.describe()
 
 
 def test_info_without_the_extension():

@@ -5,6 +5,8 @@ What needs a GPU is in the files test_cuda_*.py.
 
 from __future__ import annotations
 
+import ctypes
+
 import fastmaml as fm
 import pytest
 import torch
@@ -16,9 +18,28 @@ needs_module = pytest.mark.skipif(isinstance(module, str), reason=str(module))
 without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 
 
+def has_driver() -> bool:
+    try:
+        return bool(ctypes.CDLL("libcuda.so.1"))
+    except OSError:
+        return False
+
+
 @without_gpu
 def test_a_missing_gpu_is_said():
     assert cuda_unavailable(0)
+
+
+@needs_module
+@pytest.mark.skipif(torch.version.cuda is not None, reason="PyTorch was built with CUDA")
+def test_a_pytorch_without_cuda_is_said():
+    assert cuda_unavailable(0) == f"PyTorch {torch.__version__} was built without CUDA"
+
+
+@needs_module
+@pytest.mark.skipif(has_driver(), reason="there is an NVIDIA driver")
+def test_a_missing_driver_is_said():
+    assert module.device_refusal(0) == "there is no NVIDIA driver"
 
 
 @needs_module

@@ -47,6 +47,8 @@ def cuda_unavailable(device: int) -> str | None:
     module = cuda_extension()
     if isinstance(module, str):
         return module
-    if not torch.cuda.is_available():
-        return "PyTorch finds no GPU, or was built without CUDA"
-    return module.device_refusal(device) or None
+    if torch.version.cuda is None:
+        return f"PyTorch {torch.__version__} was built without CUDA"
+    if refusal := module.device_refusal(device):
+        return refusal
+    return None if torch.cuda.is_available() else "PyTorch finds no GPU"

@@ -12,7 +12,7 @@ import torch
 
 from . import __version__, executors
 from .executors import native
-from .extension import extension
+from .extension import cuda_extension, extension
 from .plan import BACKENDS
 from .tasks.glyphs import cache_folder
 
@@ -31,6 +31,7 @@ def describe() -> str:
         ("processor", f"{processor()}, {os.cpu_count()} cores"),
         ("threads", f"{torch.get_num_threads()}, as torch.get_num_threads() has it"),
         *_instruction_sets(),
+        *_gpu_architectures(),
         *_executors(),
         ("cache", f"{_state(cache_folder())}"),
     ]
@@ -62,6 +63,18 @@ def _instruction_sets() -> Iterator[tuple[str, str]]:
     if native.unavailable() is None:
         chosen = "as FASTMAML_ISA says" if os.environ.get("FASTMAML_ISA") else "the fastest"
         yield "", f"{extension.isa()} in use, {chosen}"
+
+
+def _gpu_architectures() -> Iterator[tuple[str, str]]:
+    """Of the CUDA kernels, which the extension has in CMake's notation; nothing without them."""
+    if isinstance(cuda_extension(), str):
+        return
+    names = cuda_extension().architectures.split()
+    compiled = [f"sm_{name.removesuffix('-real')}" for name in names if "-virtual" not in name]
+    ptx = [f"compute_{name.removesuffix('-virtual')}" for name in names if "-real" not in name]
+    yield "CUDA kernels", f"compiled for {', '.join(compiled) or 'no GPU'}"
+    if ptx:
+        yield "", f"PTX of {', '.join(ptx)}, which drivers compile for newer GPUs"
 
 
 def _executors() -> Iterator[tuple[str, str]]:
