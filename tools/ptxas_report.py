@@ -2,6 +2,7 @@
 
     python tools/ptxas_report.py [ARCHITECTURE ...] > bench/results/ptxas.md
 
+For the architectures of a release, unless others are named, a minute and a half each on one core.
 Needs nvcc and no GPU. Functions that are compiled once and called are listed under their kernel.
 """
 
@@ -17,10 +18,32 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 FLAGS = ["-std=c++20", "-O3", "-DNDEBUG", "-DFM_ISA=cuda", "--expt-relaxed-constexpr"]
+HEADER = """# What ptxas says of the CUDA kernels
+
+`python tools/ptxas_report.py`, nvcc {release}. Stack and spills in bytes a thread; blocks that a
+multiprocessor's registers hold at once. The functions of a kernel share its registers, so that one
+may spill because of what its callers hold: the second table is of products that nobody calls from
+within a program."""
 REGISTERS = 65536
 """Of a multiprocessor."""
 LANES = (64, 128, 256, 512)
 """Threads that a block may have (csrc/cuda/executor.cu)."""
+PRODUCTS = """
+#include "cuda/kernels.cuh"
+
+namespace fastmaml::cuda {
+
+template <class Real>
+__global__ void __launch_bounds__(most_lanes, 1) product(BlockProduct<Real> p, int log_lanes) {
+  DeviceLanes<Real> lanes(log_lanes, 0, 0, 8192);
+  block_gemm(lanes, p);
+}
+template __global__ void product<float>(BlockProduct<float>, int);
+template __global__ void product<double>(BlockProduct<double>, int);
+
+}  // namespace fastmaml::cuda
+"""
+"""Kernels of nothing but the products of a thread block, where most of the time goes."""
 LARGE = 32000
 """The larger size that a kernel's argument may have: the same code as with the smaller."""
 
@@ -38,9 +61,17 @@ class Function:
     called: list[Function] = field(default_factory=list)
 
 
-def compiled(architecture: str) -> list[Function]:
-    """The kernels."""
+def released() -> list[str]:
+    """The architectures that CMakeLists.txt compiles a release for."""
+    text = (ROOT / "CMakeLists.txt").read_text()
+    return re.findall(r"\d+", re.search(r"CMAKE_CUDA_ARCHITECTURES (\d+-real .*)\)", text)[1])
+
+
+def compiled(source: str, architecture: str) -> list[Function]:
+    """The kernels of a source text in CUDA."""
     with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "kernels.cu"
+        file.write_text(source)
         done = subprocess.run(
             [
                 *(
@@ -49,8 +80,8 @@ def compiled(architecture: str) -> list[Function]:
                     "-gencode",
                     f"arch=compute_{architecture},code=sm_{architecture}",
                 ),
-                *("-I", ROOT / "csrc", "-Xptxas", "-v", "-c", ROOT / "csrc/cuda/executor.cu"),
-                *("-o", Path(folder) / "executor.o"),
+                *("-I", ROOT / "csrc", "-Xptxas", "-v", "-c", file),
+                *("-o", file.with_suffix(".o")),
             ],
             capture_output=True,
             text=True,
@@ -120,14 +151,13 @@ def main(architectures: list[str]) -> None:
     if shutil.which("nvcc") is None:
         sys.exit("there is no nvcc on the path")
     version = subprocess.run(["nvcc", "--version"], capture_output=True, text=True).stdout
-    print("# What ptxas says of the CUDA kernels\n")
     release = re.search(r"V([0-9.]+)", version)[1]
-    print(f"`python tools/ptxas_report.py`, nvcc {release}. Stack and spills in bytes a thread;")
-    print("blocks that a multiprocessor's registers hold at once.")
+    print(HEADER.format(release=release))
     for architecture in architectures:
-        print(f"\n## sm_{architecture}\n")
-        print("\n".join(table(compiled(architecture))))
+        print(f"\n## sm_{architecture}")
+        for source in ('#include "cuda/executor.cu"', PRODUCTS):
+            print("", *table(compiled(source, architecture)), sep="\n")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:] or ["90"])
+    main(sys.argv[1:] or released())
