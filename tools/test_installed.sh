@@ -22,7 +22,7 @@ from pathlib import Path
 
 import fastmaml
 from fastmaml import cli
-from fastmaml.executors.native.extension import cuda_extension
+from fastmaml.extension import cuda_extension
 
 for compiler in ("cc", "c++", "gcc", "g++", "clang", "clang++", "nvcc", "cmake", "ninja"):
     assert shutil.which(compiler) is None, f"there is {shutil.which(compiler)}"
