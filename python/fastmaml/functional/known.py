@@ -81,7 +81,8 @@ def remember(model: nn.Module, given: Given, own: Sequence[Tensor], prepared: Pr
         own: the model's parameters, one a slot.
     """
     program = prepared.loop.program
-    if extension is None or not isinstance(program, Program) or any(given.sizes):
+    has_sizes = any(size is not None for size in given.sizes)
+    if extension is None or not isinstance(program, Program) or has_sizes:
         return
     signature, of_own = extension.Signature.of(given), extension.Signature.of(tuple(own))
     if signature is None or of_own is None or is_autocast_on(prepared.device.type):
