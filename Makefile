@@ -40,7 +40,7 @@ sanitize: .venv/test.installed build/address.built build/thread.built
 	$(BIN)/ctest --test-dir build/thread --output-on-failure
 	$(BIN)/ctest --test-dir build/address --output-on-failure
 	LD_PRELOAD="$(strip $(PRELOAD))" ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=build/address.python \
-		$(BIN)/python -m pytest -k native
+		$(BIN)/python -m pytest -k "native or known_calls"
 
 bench: .venv/test.installed
 	$(BIN)/python -m pytest bench --benchmark-enable --benchmark-only

@@ -1,14 +1,22 @@
 #include "memory.h"
 
+#include <algorithm>
 #include <mutex>
 #include <new>
+#include <thread>
 #include <utility>
 
 namespace fastmaml {
 namespace {
 
 constexpr std::align_val_t alignment{64};
-constexpr size_t largest_kept = size_t{64} << 20;
+
+// New pages cost as much as the work on them, and with more threads there is more of both.
+size_t largest_kept() {
+  constexpr size_t mebibyte = size_t{1} << 20;
+  static const size_t of_cores = 16 * mebibyte * std::thread::hardware_concurrency();
+  return std::max(64 * mebibyte, of_cores);
+}
 
 // The block that was released last. One is enough: calls at the same time are rare, and a larger
 // block would be held for nothing. Nobody waits for the mutex: a process that was forked while
@@ -40,7 +48,7 @@ Memory::Memory(size_t bytes) : data_(nullptr), bytes_(bytes ? bytes : 1) {
 
 Memory::~Memory() {
   void* unused = data_;
-  if (bytes_ <= largest_kept) {
+  if (bytes_ <= largest_kept()) {
     const std::unique_lock lock(kept().mutex, std::try_to_lock);
     if (lock && bytes_ > kept().bytes) {
       unused = std::exchange(kept().data, data_);
