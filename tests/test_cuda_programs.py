@@ -140,8 +140,8 @@ def test_a_second_run_has_the_same_bits(device_backend: str, dtype: torch.dtype)
 
 
 def test_results_do_not_depend_on_neighbours(device_backend: str, monkeypatch):
-    """The generic executor's products run side by side, in kernels chosen by how many there are, and
-    on a CPU tasks are in lockstep where there are enough."""
+    """The generic executor's products run side by side, in kernels chosen by how many there are;
+    and on a CPU tasks are in lockstep where there are enough."""
     monkeypatch.setenv("FASTMAML_LOCKSTEP", "0")
     if device_backend == "generic":
         pytest.skip("not promised of it")
