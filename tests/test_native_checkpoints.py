@@ -13,7 +13,7 @@ import test_native_lockstep
 import torch
 from fastmaml.executors import native
 from fastmaml.executors.native import forms
-from fastmaml.executors.native.recipe import RunRecipe
+from fastmaml.executors.native.recipes import RunRecipe
 from fastmaml.program import InnerLoop, Outputs
 from oracle import errors, largest, named, oracle
 from programs import Case, random_case
@@ -74,7 +74,7 @@ def cases(way: str, seeds: range, steps: int, dtype: torch.dtype) -> Iterator[tu
 
 def recipe(case: Case, loop: InnerLoop, way: str) -> RunRecipe:
     _, inputs, cotangents, wanted = case
-    return RunRecipe(loop, inputs, way != "dual", cotangents, wanted)
+    return RunRecipe(loop, inputs, adapted=way != "dual", cotangents=cotangents, wanted=wanted)
 
 
 def run(case: Case, loop: InnerLoop, way: str) -> Outputs:

@@ -1,8 +1,10 @@
 #include "cpu_features.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <stdexcept>
 #include <string>
+#include <thread>
 
 namespace fastmaml {
 namespace {
@@ -65,6 +67,11 @@ const std::vector<Isa>& supported_isas() {
 Isa selected_isa() {
   static const Isa selected = find_selected();
   return selected;
+}
+
+int machine_cores() {
+  static const int cores = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+  return cores;
 }
 
 }  // namespace fastmaml

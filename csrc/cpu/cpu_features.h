@@ -1,4 +1,4 @@
-// Which instruction set the kernels use on this processor.
+// What the processor offers: which instruction set the kernels use on it, and how many cores.
 #pragma once
 
 #include <vector>
@@ -27,5 +27,8 @@ const std::vector<Isa>& supported_isas();
 // The fastest of these, or the one that the environment variable FASTMAML_ISA names. Read once.
 // Throws std::runtime_error if the variable names none of supported_isas().
 Isa selected_isa();
+
+// The cores that there are, one at least. Asked once: the answer is a file of the system's.
+int machine_cores();
 
 }  // namespace fastmaml

@@ -3,8 +3,9 @@
 #include <algorithm>
 #include <mutex>
 #include <new>
-#include <thread>
 #include <utility>
+
+#include "cpu_features.h"
 
 namespace fastmaml {
 namespace {
@@ -14,8 +15,7 @@ constexpr std::align_val_t alignment{64};
 // New pages cost as much as the work on them, and with more threads there is more of both.
 size_t largest_kept() {
   constexpr size_t mebibyte = size_t{1} << 20;
-  static const size_t of_cores = 16 * mebibyte * std::thread::hardware_concurrency();
-  return std::max(64 * mebibyte, of_cores);
+  return std::max(64 * mebibyte, 16 * mebibyte * static_cast<size_t>(machine_cores()));
 }
 
 // The block that was released last. One is enough: calls at the same time are rare, and a larger

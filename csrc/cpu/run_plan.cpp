@@ -6,9 +6,9 @@
 #include <limits>
 #include <stdexcept>
 #include <string>
-#include <thread>
 #include <utility>
 
+#include "cpu_features.h"
 #include "kernels.h"
 #include "lockstep_cost.h"
 
@@ -138,8 +138,7 @@ LockstepChoice lockstep(const Call<Real>& call, double saved) {
   if (forced && *forced) {
     return {width, std::atoi(forced) ? nullptr : "FASTMAML_LOCKSTEP forbids it"};
   }
-  // asked once: the answer is a file of the system's
-  static const int cores = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+  const int cores = machine_cores();
   if (!lockstep_pays(call, width, cores, saved)) return {width, "they end sooner so"};
   if (call.memory_budget != Call<Real>::no_budget &&
       !RunPlan<Real>(call, LockstepProgram(call.program, width), cores).fits()) {

@@ -13,13 +13,13 @@ from torch import Tensor
 
 from ...extension import cuda_unavailable, unavailable
 from ...program import Cotangents, InnerLoop, Inputs, ModuleProgram, Outputs
-from . import recipe as recipes
+from . import recipes
 from .forms import Layer
 from .launch import Trajectory
 from .lockstep import lockstep
 from .lowering import SUPPORTED_OPS
 from .passes import loss_passes, passes
-from .recipe import ProductRecipe, RunRecipe
+from .recipes import ProductRecipe, RunRecipe
 
 __all__ = [
     "Layer",
@@ -72,16 +72,7 @@ def run(
     return recipe(loop, inputs, **options).run(inputs.flat(), inputs.seed, cotangents)
 
 
-def recipe(
-    loop: InnerLoop,
-    inputs: Inputs,
-    *,
-    adapted: bool = False,
-    cotangents: Cotangents | None = None,
-    wanted: Collection[str] = frozenset(),
-) -> RunRecipe:
-    """What all such calls share."""
-    return RunRecipe(loop, inputs, adapted, cotangents, wanted)
+recipe = RunRecipe
 
 
 def layers(loop: InnerLoop, inputs: Inputs) -> tuple[Layer, ...]:

@@ -153,9 +153,10 @@ class RunRecipe(Recipe):
         self,
         loop: InnerLoop,
         inputs: Inputs,
-        adapted: bool,
-        cotangents: Cotangents | None,
-        wanted: Collection[str],
+        *,
+        adapted: bool = False,
+        cotangents: Cotangents | None = None,
+        wanted: Collection[str] = frozenset(),
     ) -> None:
         hands_out_weights = adapted or (cotangents is not None and cotangents.adapted is not None)
         dual = [
