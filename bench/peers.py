@@ -17,7 +17,7 @@ import types
 from pathlib import Path
 
 import torch
-from fastmaml.tasks.glyphs import cache_folder
+from fastmaml.cache import cache_folder
 from torch import nn
 
 from .step import LOSSES, Gradients, Step, Unavailable, samples_of

@@ -131,6 +131,7 @@ def _serve(connection: Connection, contender: str, workload: str, setting: Setti
     torch.set_num_threads(len(setting.cores))
     torch.set_float32_matmul_precision("high" if setting.tf32 else "highest")
     torch.backends.cudnn.allow_tf32 = setting.tf32
+    os.environ.setdefault("FASTMAML_COMPILE", "0")  # in the first call, as the others do
     try:
         step, prepared = _prepare(contender, workload, setting)
     except Unavailable as reason:

@@ -79,7 +79,7 @@ def test_every_gear_is_right(monkeypatch, gear: generic.gears.Gear):
         samples = [tensor.to(where) for tensor in data]
         maml(*samples, seed=3).loss.backward()
         assert f"in {gear.name}" in str(maml.plan(samples[0], samples[2])).split("\n")[0]
-        gradients.append(back([parameter.grad for parameter in copy.parameters()]))
+        gradients.append(back(tuple(parameter.grad for parameter in copy.parameters())))
     torch.testing.assert_close(*gradients, **EXACT)
 
 

@@ -7,10 +7,11 @@ import unicodedata
 import numpy as np
 import pytest
 import torch
+from fastmaml.cache import cache_folder
 from fastmaml.tasks import Glyphs, glyph_rendering
 from fastmaml.tasks.glyph_rendering import FACES, GlyphImages, draw_glyphs, script_of
 from fastmaml.tasks.glyph_selection import ALIKE, EQUAL, image_distances, select_classes
-from fastmaml.tasks.glyphs import CACHE_VERSION, cache_folder
+from fastmaml.tasks.glyphs import CACHE_VERSION
 
 pytest.importorskip("matplotlib")
 pytest.importorskip("PIL")

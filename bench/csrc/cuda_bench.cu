@@ -86,7 +86,7 @@ void time_calls(const Workload& w, int calls) {
   std::vector<float> times;
   for (int call = 0; call < calls + 2; ++call) {
     check(cudaEventRecord(begin, stream));
-    run<float>(plan, problem.program(), problem.call(), tensors.addresses(), 0,
+    run<float>(plan, nullptr, problem.program(), problem.call(), tensors.addresses(), 0,
                reinterpret_cast<Address>(workspace), reinterpret_cast<Address>(stream));
     check(cudaEventRecord(end, stream));
     check(cudaEventSynchronize(end));

@@ -8,14 +8,6 @@
 
 namespace fastmaml {
 
-// A gradient that is summed over tasks: where it lies in the summed gradients, and where it goes.
-template <class Real>
-struct SummedGradient {
-  Real* to;
-  int64_t offset;
-  int64_t size;
-};
-
 // Results are bitwise the same for any number of threads; so are those of one task whatever the
 // other tasks hold, and sums over tasks are in an order that the number of tasks alone decides.
 //

@@ -5,6 +5,7 @@
 
 #include "../python/tensors.h"
 #include "executor.h"
+#include "source.h"
 
 namespace py = pybind11;
 
@@ -17,13 +18,13 @@ LaunchPlan plan_call(const ProgramOwner& program, const CallArgument& argument, 
                    : plan_launch<float>(program, argument, tensors, device);
 }
 
-void run_call(const LaunchPlan& plan, const ProgramOwner& program, const CallArgument& argument,
-              const py::list& tensors, uint32_t seed, bool is_double, Address workspace,
-              Address stream) {
+void run_call(const LaunchPlan& plan, const CompiledKernel* compiled, const ProgramOwner& program,
+              const CallArgument& argument, const py::list& tensors, uint32_t seed, bool is_double,
+              Address workspace, Address stream) {
   const Tensors table(tensors);
   const py::gil_scoped_release no_gil;
-  is_double ? run<double>(plan, program, argument, table.addresses(), seed, workspace, stream)
-            : run<float>(plan, program, argument, table.addresses(), seed, workspace, stream);
+  (is_double ? run<double> : run<float>)(plan, compiled, program, argument, table.addresses(), seed,
+                                         workspace, stream);
 }
 
 }  // namespace
@@ -37,18 +38,32 @@ PYBIND11_MODULE(_native_cuda, m) {
         "Why this process cannot run on the device; empty if it can.");
 
   py::class_<LaunchPlan>(m, "LaunchPlan")
+      .def(py::init<>())  // of no device: what `source` reads, to try it out
+      .def_readwrite("log_lanes", &LaunchPlan::log_lanes)
+      .def_readwrite("log_blocks", &LaunchPlan::log_blocks)
+      .def_readwrite("scratch_size", &LaunchPlan::scratch_size)
+      .def_readwrite("image_bytes", &LaunchPlan::image_bytes)
       .def_property_readonly("lanes", &LaunchPlan::lanes)
       .def_readonly("fast_size", &LaunchPlan::fast_size)
       .def_readonly("slow_size", &LaunchPlan::slow_size)
-      .def_readonly("blocks_together", &LaunchPlan::blocks_together)
+      .def_readwrite("blocks_together", &LaunchPlan::blocks_together)
       .def_property_readonly("blocks_a_task", &LaunchPlan::blocks_a_task)
       .def_readonly("teams", &LaunchPlan::teams)
       .def_readonly("workspace", &LaunchPlan::workspace);
 
+  py::class_<CompiledKernel>(m, "CompiledKernel", "A kernel for the calls of one plan.")
+      .def(py::init([](const LaunchPlan& plan, const py::bytes& binary) {
+             return std::make_unique<CompiledKernel>(plan, std::string(binary));
+           }),
+           py::arg("plan"), py::arg("binary"));
+  m.def("source", compiled_source, py::arg("plan"), py::arg("program"), py::arg("call"),
+        py::arg("is_double"), "The source of such a kernel, for NVRTC; it names no tensor.");
+  m.def("architecture", architecture, py::arg("device"), "What it is to be compiled for.");
+
   m.def("plan", plan_call, py::arg("program"), py::arg("call"), py::arg("tensors"),
         py::arg("is_double"), py::arg("device"),
         "How calls of this description run on a device: decided once for all of them.");
-  m.def("run", run_call, py::arg("plan"), py::arg("program"), py::arg("call"), py::arg("tensors"),
+  m.def("run", run_call, py::arg("plan"), py::arg("compiled").none(true), py::arg("program"), py::arg("call"), py::arg("tensors"),
         py::arg("seed"), py::arg("is_double"), py::arg("workspace"), py::arg("stream"),
         "Puts a call on a stream: the inner loop of every task and its gradients, or with vectors "
         "their Hessian products.");

@@ -6,6 +6,7 @@
 #include <optional>
 #include <stdexcept>
 
+#include "image.h"
 #include "kernels.cuh"
 
 namespace fastmaml {
@@ -134,16 +135,23 @@ Launch<Real> launch_of(const CallOwner<Real>& owner) {
   return launch;
 }
 
+// The kernel for calls of all programs.
 template <class Real>
 const void* kernel_for(int64_t image_bytes) {
   return image_bytes <= small_image ? reinterpret_cast<const void*>(run_tasks<Real, small_image>)
                                     : reinterpret_cast<const void*>(run_tasks<Real, large_image>);
 }
 
+void allow_shared_memory(const void* kernel, int device) {
+  const int most = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most),
+        "shared memory of a block");
+}
+
 // The argument of a kernel has a fixed size, of which the image is the beginning.
 template <class Real, int capacity>
-void launch_kernels(const LaunchPlan& plan, const std::vector<char>& image, int64_t summed_size,
-                    cudaStream_t stream) {
+void launch_kernels(const LaunchPlan& plan, const CompiledKernel* compiled,
+                    const std::vector<char>& image, int64_t summed_size, cudaStream_t stream) {
   Image<capacity> argument;
   std::memcpy(argument.bytes, image.data(), image.size());
   cudaLaunchConfig_t config{};
@@ -156,9 +164,10 @@ void launch_kernels(const LaunchPlan& plan, const std::vector<char>& image, int6
   cluster.val.clusterDim = {static_cast<unsigned>(plan.blocks_a_task()), 1, 1};
   config.attrs = &cluster;
   config.numAttrs = plan.log_blocks > 0 ? 1 : 0;
-  check(cudaLaunchKernelEx(&config, run_tasks<Real, capacity>, argument,
-                           static_cast<int>(image.size()), plan.scratch_size),
-        "launch of the tasks");
+  int image_size = static_cast<int>(image.size()), scratch_size = plan.scratch_size;
+  void* arguments[] = {&argument, &image_size, &scratch_size};
+  const void* kernel = compiled ? compiled->kernel() : kernel_for<Real>(capacity);
+  check(cudaLaunchKernelExC(&config, kernel, arguments), "launch of the tasks");
   if (summed_size == 0) return;
   const dim3 block(sum_width, sum_ranges);
   const int64_t blocks = (summed_size + sum_width - 1) / sum_width;
@@ -229,8 +238,7 @@ LaunchPlan plan_launch(const ProgramOwner& program, const CallArgument& argument
   const int all_shared = attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor, device);
   const int reserved = attribute(cudaDevAttrReservedSharedMemoryPerBlock, device);
   const void* kernel = kernel_for<Real>(plan.image_bytes);
-  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most_shared),
-        "shared memory of a block");
+  allow_shared_memory(kernel, device);
   // As many blocks on a multiprocessor as there are tasks for, and share its memory among them.
   int together = 0;
   check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&together, kernel, plan.lanes(), fixed),
@@ -262,9 +270,34 @@ LaunchPlan plan_launch(const ProgramOwner& program, const CallArgument& argument
   return plan;
 }
 
+CompiledKernel::CompiledKernel(const LaunchPlan& plan, const std::string& binary) {
+  const DeviceGuard guard(plan.device);
+  cudaLibrary_t library;
+  check(cudaLibraryLoadData(&library, binary.data(), nullptr, nullptr, 0, nullptr, nullptr, 0),
+        "a compiled kernel cannot be loaded");
+  library_ = library;
+  cudaKernel_t kernel;
+  try {
+    check(cudaLibraryGetKernel(&kernel, library, "run_compiled"), "a compiled kernel is not there");
+    kernel_ = reinterpret_cast<const void*>(kernel);
+    allow_shared_memory(kernel_, plan.device);
+  } catch (...) {
+    cudaLibraryUnload(library);
+    throw;
+  }
+}
+
+CompiledKernel::~CompiledKernel() { cudaLibraryUnload(static_cast<cudaLibrary_t>(library_)); }
+
+std::string architecture(int device) {
+  return "sm_" + std::to_string(attribute(cudaDevAttrComputeCapabilityMajor, device)) +
+         std::to_string(attribute(cudaDevAttrComputeCapabilityMinor, device));
+}
+
 template <class Real>
-void run(const LaunchPlan& plan, const ProgramOwner& program, const CallArgument& argument,
-         const std::vector<Address>& addresses, uint32_t seed, Address workspace, Address stream) {
+void run(const LaunchPlan& plan, const CompiledKernel* compiled, const ProgramOwner& program,
+         const CallArgument& argument, const std::vector<Address>& addresses, uint32_t seed,
+         Address workspace, Address stream) {
   const DeviceGuard guard(plan.device);
   const CallOwner<Real> owner(program, argument, addresses, seed);
   Launch<Real> launch = launch_of(owner);
@@ -280,17 +313,19 @@ void run(const LaunchPlan& plan, const ProgramOwner& program, const CallArgument
   const std::vector<char> image = make_image(launch);
   const cudaStream_t on = reinterpret_cast<cudaStream_t>(stream);
   if (image.size() <= small_image) {
-    launch_kernels<Real, small_image>(plan, image, launch.call.summed_size, on);
+    launch_kernels<Real, small_image>(plan, compiled, image, launch.call.summed_size, on);
   } else {
-    launch_kernels<Real, large_image>(plan, image, launch.call.summed_size, on);
+    launch_kernels<Real, large_image>(plan, compiled, image, launch.call.summed_size, on);
   }
 }
 
 template LaunchPlan plan_launch<float>(const ProgramOwner&, const CallArgument&, int64_t, int);
 template LaunchPlan plan_launch<double>(const ProgramOwner&, const CallArgument&, int64_t, int);
-template void run<float>(const LaunchPlan&, const ProgramOwner&, const CallArgument&,
-                         const std::vector<Address>&, uint32_t, Address, Address);
-template void run<double>(const LaunchPlan&, const ProgramOwner&, const CallArgument&,
-                          const std::vector<Address>&, uint32_t, Address, Address);
+template void run<float>(const LaunchPlan&, const CompiledKernel*, const ProgramOwner&,
+                         const CallArgument&, const std::vector<Address>&, uint32_t, Address,
+                         Address);
+template void run<double>(const LaunchPlan&, const CompiledKernel*, const ProgramOwner&,
+                          const CallArgument&, const std::vector<Address>&, uint32_t, Address,
+                          Address);
 
 }  // namespace fastmaml

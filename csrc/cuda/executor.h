@@ -41,9 +41,30 @@ template <class Real>
 LaunchPlan plan_launch(const ProgramOwner& program, const CallArgument& argument, int64_t tensors,
                        int device);
 
+// A kernel that was compiled for the calls of one plan (source.h). It must outlive their runs.
+class CompiledKernel {
+ public:
+  // `binary`: a cubin of the device's architecture. Throws std::runtime_error where it is none.
+  CompiledKernel(const LaunchPlan& plan, const std::string& binary);
+  ~CompiledKernel();
+  CompiledKernel(const CompiledKernel&) = delete;
+  CompiledKernel& operator=(const CompiledKernel&) = delete;
+
+  const void* kernel() const { return kernel_; }
+
+ private:
+  void* library_;
+  const void* kernel_;
+};
+
+// The architecture that a device's kernels are compiled for: "sm_90".
+std::string architecture(int device);
+
 // Puts the call on the stream. `workspace` is memory of the device, plan.workspace numbers of it.
+// `compiled`: the kernel to use in the place of the one for all calls; may be null.
 template <class Real>
-void run(const LaunchPlan& plan, const ProgramOwner& program, const CallArgument& argument,
-         const std::vector<Address>& addresses, uint32_t seed, Address workspace, Address stream);
+void run(const LaunchPlan& plan, const CompiledKernel* compiled, const ProgramOwner& program,
+         const CallArgument& argument, const std::vector<Address>& addresses, uint32_t seed,
+         Address workspace, Address stream);
 
 }  // namespace fastmaml

@@ -6,20 +6,12 @@
 
 #include "../program/inner_loop.h"
 #include "device_lanes.cuh"
-#include "image.h"
+#include "launch.h"
 
 namespace fastmaml::FM_ISA {
 
 // Lanes a block at most: a lane may then have 128 registers.
 constexpr int most_lanes = 512;
-
-template <int capacity>
-struct Image {
-  alignas(16) char bytes[capacity];
-};
-
-// An argument may be as large as the second, for programs that need it.
-constexpr int small_image = 3968, large_image = 32000;
 
 template <class Team, class Real>
 __device__ void fill(Team& team, int64_t count, Real* to, Real value) {
@@ -47,7 +39,12 @@ __device__ __noinline__ void run_block(const char* image, int image_size, int sc
   const TaskMemory<Real> memory{reinterpret_cast<Real*>(copy + image_size),
                                 launch.slow + team_index * launch.slow_stride};
   using Team = TeamBlock<Real, DeviceLanes<Real>>;
-  Team team{DeviceLanes<Real>(launch.log_lanes, launch.log_blocks, block, scratch_size)};
+#ifdef FM_COMPILED
+  const LaneSizes sizes;
+#else
+  const LaneSizes sizes{launch.log_lanes, launch.log_blocks, scratch_size};
+#endif
+  Team team{DeviceLanes<Real>(sizes, block)};
   for (int64_t chunk = team_index; chunk < launch.chunks; chunk += teams) {
     Real* sums = launch.sums + chunk * launch.sum_stride;
     fill(team, call.summed_size, sums, Real(0));

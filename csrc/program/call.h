@@ -52,6 +52,14 @@ struct Parameter {
   }
 };
 
+// A gradient that is summed over tasks: where it lies in the summed gradients, and where it goes.
+template <class Real>
+struct SummedGradient {
+  Real* to;
+  int64_t offset;
+  int64_t size;
+};
+
 template <class Real>
 struct Call {
   Program program;

@@ -5,7 +5,6 @@
 #include <optional>
 #include <vector>
 
-#include "../cpu/executor.h"
 #include "analysis.h"
 #include "call.h"
 

@@ -91,7 +91,7 @@ class InnerLoop : TaskView<Team, Real> {
     support_.forward(Place::active, values, parameters(k), support_draw(k));
     const LossInputs<Real> inputs = loss_inputs(call_.support, values);
     const LossGradients<Real> to{at(bars, output(), inputs.samples), false, nullptr, nullptr};
-    with_loss(program_.loss,
+    with_loss(loss_of(program_),
               [&](auto layer) { layer.backward(team_, inputs, LossSeed<Real>{1, nullptr}, to); });
     support_.backward(Place::active, values, bars, parameters(k), gradient, call_.active,
                       support_draw(k));
@@ -116,7 +116,7 @@ class InnerLoop : TaskView<Team, Real> {
     if (!counts(k)) return;
     const LossInputs<Real> inputs = loss_inputs(call_.query, query_values());
     Real* sample_loss = part(ws_.sample_loss);
-    with_loss(program_.loss, [&](auto layer) { layer.forward(team_, inputs, sample_loss); });
+    with_loss(loss_of(program_), [&](auto layer) { layer.forward(team_, inputs, sample_loss); });
     const int tasks = team_.tasks();
     for (int j = 0; j < tasks; ++j) {
       // In double: losses of several steps may cancel.
@@ -238,7 +238,7 @@ class InnerLoop : TaskView<Team, Real> {
     }
     if (call_.task_loss_bar && counts(k)) {
       const LossSeed<Real> seed{Real(call_.step_weights[k]), call_.task_loss_bar + task_};
-      with_loss(program_.loss, [&](auto layer) { layer.backward(team_, inputs, seed, to); });
+      with_loss(loss_of(program_), [&](auto layer) { layer.backward(team_, inputs, seed, to); });
     }
     query_.backward(Place::active, values, bars, parameters(k), gradients(v), call_.query.wanted,
                     query_draw(k));
@@ -251,7 +251,7 @@ class InnerLoop : TaskView<Team, Real> {
     const Parameters<Real> along{u, nullptr, task_};
     support_.forward_jvp(values, dots, parameters(k), along, support_draw(k));
     const LossInputs<Real> inputs = loss_inputs(call_.support, values);
-    with_loss(program_.loss, [&](auto layer) {
+    with_loss(loss_of(program_), [&](auto layer) {
       layer.backward_jvp(team_, inputs, at(dots, output(), inputs.samples),
                          loss_gradients(call_.support, bar_dots));
     });
@@ -281,8 +281,8 @@ class InnerLoop : TaskView<Team, Real> {
 
   Real* summed_;
   Real* totals_;
-  Network<Team, Real> support_;
-  Network<Team, Real> query_;
+  Network<Team, Real, SupportCount> support_;
+  Network<Team, Real, QueryCount> query_;
 };
 
 }  // namespace fastmaml::FM_ISA

@@ -261,9 +261,9 @@ struct LossLayer {
   }
 };
 
-// Calls visit with the layer of a kind of loss.
-template <class Visitor>
-FM_HD void with_loss(LossKind kind, Visitor visit) {
+// Calls visit with the layer of a kind of loss, which is a constant where the compiler knows it.
+template <class Kind, class Visitor>
+FM_HD void with_loss(Kind kind, Visitor visit) {
   switch (kind) {
     case LossKind::mse:
       return visit(LossLayer<Mse>{});

@@ -2,69 +2,19 @@
 // and calls the function of its kind.
 #pragma once
 
-#include "activation.h"
-#include "add.h"
-#include "dual.h"
-#include "gain.h"
-#include "linear.h"
-#include "norm.h"
+#include "ops.h"
 
 namespace fastmaml::FM_ISA {
 
-// Calls visit with the struct that has the four functions of a kind of op.
-template <class Visitor>
-FM_HD void with_op(OpKind kind, Visitor visit) {
-  switch (kind) {
-    case OpKind::linear:
-      return visit(Linear{});
-    case OpKind::batch_norm:
-      return visit(BatchNorm{});
-    case OpKind::layer_norm:
-      return visit(RowNorm<true>{});
-    case OpKind::rms_norm:
-      return visit(RowNorm<false>{});
-    case OpKind::relu:
-      return visit(Activation<Relu>{});
-    case OpKind::leaky_relu:
-      return visit(Activation<LeakyRelu>{});
-    case OpKind::elu:
-      return visit(Activation<Elu>{});
-    case OpKind::tanh:
-      return visit(Activation<Tanh>{});
-    case OpKind::sigmoid:
-      return visit(Activation<Sigmoid>{});
-    case OpKind::gelu:
-      return visit(Activation<Gelu>{});
-    case OpKind::gelu_tanh:
-      return visit(Activation<GeluTanh>{});
-    case OpKind::silu:
-      return visit(Activation<Silu>{});
-    case OpKind::softplus:
-      return visit(Activation<Softplus>{});
-    case OpKind::sin:
-      return visit(Activation<Sin>{});
-    case OpKind::dropout:
-      return visit(Gain<DropoutFactor>{});
-    case OpKind::add:
-      return visit(Add{});
-    case OpKind::scale:
-      return visit(Gain<ScaleFactor>{});
-    case OpKind::gram:
-      return visit(Gram{});
-    case OpKind::dual:
-      return visit(Dual{});
-  }
-}
-
 // A program with the samples of one task bound to it. A pass runs over the ops whose output is
-// of one `place`: fixed or active.
-template <class Team, class Real>
+// of one `place`: fixed or active. `Count` is how many samples: a number, or one that is known.
+template <class Team, class Real, class Count = int64_t>
 class Network {
  public:
   FM_DEVICE Network(Team& team, const Program& program, int64_t samples, bool of_support = true,
                     Support<Real> support = {})
       : team_(team),
-        program_(program),
+        ops_(program),
         samples_(samples),
         of_support_(of_support),
         support_(support) {}
@@ -72,26 +22,24 @@ class Network {
   // Writes the values.
   FM_DEVICE_ONCE void forward(Place place, const Frame<Real>& values,
                               const Parameters<Real>& parameters, Draw draw) {
-    for (int32_t i = 0; i < program_.op_count; ++i) {
-      const Op& op = program_.ops[i];
-      if (place_of(op) != place) continue;
+    ops_.forward([&](const Op& op, auto kind) {
+      if (place_of(op) != place) return;
       Operands<Real> o = bind(op, values, parameters, draw);
-      with_op(op.kind, [&](auto rule) { rule.forward(team_, op, o); });
-    }
+      with_rule(kind, [&](auto rule) { rule.forward(team_, op, o); });
+    });
   }
 
   // Writes or adds to the cotangents of the values for which `wanted` holds, and to `gradients`.
   FM_DEVICE_ONCE void backward(Place place, const Frame<Real>& values, const Frame<Real>& bars,
                                const Parameters<Real>& parameters, const Gradients<Real>& gradients,
                                const uint8_t* wanted, Draw draw) {
-    for (int32_t i = program_.op_count - 1; i >= 0; --i) {
-      const Op& op = program_.ops[i];
-      if (place_of(op) != place) continue;
+    ops_.backward([&](const Op& op, auto kind) {
+      if (place_of(op) != place) return;
       Operands<Real> o = bind(op, values, parameters, draw);
       bind_bars(op, o, bars);
       bind_gradients(op, o, bars, gradients, wanted);
-      with_op(op.kind, [&](auto rule) { rule.backward(team_, op, o); });
-    }
+      with_rule(kind, [&](auto rule) { rule.backward(team_, op, o); });
+    });
   }
 
   // Writes the tangents of the active values, from those of the adapted parameters and, where
@@ -99,13 +47,12 @@ class Network {
   FM_DEVICE_ONCE void forward_jvp(const Frame<Real>& values, const Frame<Real>& dots,
                                   const Parameters<Real>& parameters,
                                   const Parameters<Real>& parameter_dots, Draw draw) {
-    for (int32_t i = 0; i < program_.op_count; ++i) {
-      const Op& op = program_.ops[i];
-      if (!op.active) continue;
+    ops_.forward([&](const Op& op, auto kind) {
+      if (!op.active) return;
       Operands<Real> o = bind(op, values, parameters, draw);
       bind_dots(op, o, dots, parameter_dots);
-      with_op(op.kind, [&](auto rule) { rule.forward_jvp(team_, op, o); });
-    }
+      with_rule(kind, [&](auto rule) { rule.forward_jvp(team_, op, o); });
+    });
   }
 
   // The tangent of `backward` over the active ops: writes or adds to the tangents of the
@@ -116,24 +63,23 @@ class Network {
                                    const Parameters<Real>& parameter_dots,
                                    const Gradients<Real>& gradients, const uint8_t* wanted,
                                    Draw draw) {
-    for (int32_t i = program_.op_count - 1; i >= 0; --i) {
-      const Op& op = program_.ops[i];
-      if (!op.active) continue;
+    ops_.backward([&](const Op& op, auto kind) {
+      if (!op.active) return;
       Operands<Real> o = bind(op, values, parameters, draw);
       bind_bars(op, o, bars);
       bind_dots(op, o, dots, parameter_dots);
-      o.y_bar_dot = at(bar_dots, program_.values[op.output], samples_);
+      o.y_bar_dot = at(bar_dots, ops_.value(op.output), samples_);
       o.statistics_bar_dot = statistics(op, bar_dots);
       bind_gradients(op, o, bar_dots, gradients, wanted);
-      with_op(op.kind, [&](auto rule) { rule.backward_jvp(team_, op, o); });
-    }
+      with_rule(kind, [&](auto rule) { rule.backward_jvp(team_, op, o); });
+    });
   }
 
  private:
   FM_DEVICE static Place place_of(const Op& op) { return op.active ? Place::active : Place::fixed; }
 
   FM_DEVICE Real* statistics(const Op& op, const Frame<Real>& frame) const {
-    return op.statistics < 0 ? nullptr : at(frame, program_.values[op.statistics], samples_);
+    return op.statistics < 0 ? nullptr : at(frame, ops_.value(op.statistics), samples_);
   }
 
   FM_DEVICE Operands<Real> bind(const Op& op, const Frame<Real>& values,
@@ -144,26 +90,26 @@ class Network {
     o.support = support_;
     o.draw = draw;
     for (int j = 0; j < 2; ++j) {
-      if (op.input[j] >= 0) o.x[j] = at(values, program_.values[op.input[j]], samples_);
-      o.w[j] = parameters(program_.slots, op.parameter[j]);
+      if (op.input[j] >= 0) o.x[j] = at(values, ops_.value(op.input[j]), samples_);
+      o.w[j] = parameters(ops_.slots(), op.parameter[j]);
     }
-    o.y = at(values, program_.values[op.output], samples_);
+    o.y = at(values, ops_.value(op.output), samples_);
     o.statistics = statistics(op, values);
     return o;
   }
 
   FM_DEVICE void bind_bars(const Op& op, Operands<Real>& o, const Frame<Real>& bars) const {
-    o.y_bar = at(bars, program_.values[op.output], samples_);
+    o.y_bar = at(bars, ops_.value(op.output), samples_);
     o.statistics_bar = statistics(op, bars);
   }
 
   FM_DEVICE void bind_dots(const Op& op, Operands<Real>& o, const Frame<Real>& dots,
                            const Parameters<Real>& parameter_dots) const {
     for (int j = 0; j < 2; ++j) {
-      if (op.input[j] >= 0) o.x_dot[j] = at(dots, program_.values[op.input[j]], samples_);
-      o.w_dot[j] = parameter_dots(program_.slots, op.parameter[j]);
+      if (op.input[j] >= 0) o.x_dot[j] = at(dots, ops_.value(op.input[j]), samples_);
+      o.w_dot[j] = parameter_dots(ops_.slots(), op.parameter[j]);
     }
-    o.y_dot = at(dots, program_.values[op.output], samples_);
+    o.y_dot = at(dots, ops_.value(op.output), samples_);
     o.statistics_dot = statistics(op, dots);
   }
 
@@ -173,20 +119,20 @@ class Network {
                                 const Gradients<Real>& gradients, const uint8_t* wanted) const {
     for (int j = 0; j < 2; ++j) {
       if (op.input[j] >= 0 && wanted[op.input[j]]) {
-        const Value& value = program_.values[op.input[j]];
+        const Value& value = ops_.value(op.input[j]);
         o.x_grad[j] = at(to, value, samples_);
         o.add_x[j] = value.place != Place::active || !op.first_input[j];
       }
       const int32_t slot = op.parameter[j];
       if (slot >= 0) {
-        o.w_grad[j] = gradients(program_.slots, slot, op.first_parameter[j]);
+        o.w_grad[j] = gradients(ops_.slots(), slot, op.first_parameter[j]);
       }
     }
   }
 
   Team& team_;
-  const Program& program_;
-  int64_t samples_;
+  Ops ops_;
+  Count samples_;
   bool of_support_;
   Support<Real> support_;
 };

@@ -56,13 +56,18 @@
 #endif
 
 // Other functions that the device runs too; and those that are compiled once for it, not wherever
-// they are called.
+// they are called. Products are too, except where their sizes are known (cuda/compiled.cuh).
 #ifdef __CUDACC__
 #define FM_DEVICE __host__ __device__
 #define FM_DEVICE_ONCE __host__ __device__ __noinline__
 #else
 #define FM_DEVICE
 #define FM_DEVICE_ONCE
+#endif
+#ifdef FM_COMPILED
+#define FM_DEVICE_PRODUCT FM_HD
+#else
+#define FM_DEVICE_PRODUCT FM_DEVICE_ONCE
 #endif
 
 // Before a loop of a known number of turns that should become vector code, and not be unrolled.

@@ -11,10 +11,10 @@ from pathlib import Path
 import torch
 
 from . import __version__, executors
+from .cache import cache_folder
 from .executors import native
 from .extension import cuda_extension, extension
 from .plan import BACKENDS
-from .tasks.glyphs import cache_folder
 
 OPTIONAL = ("triton", "matplotlib", "pillow", "rich")
 """Packages that add something, by the names of their distributions."""

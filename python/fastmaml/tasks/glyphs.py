@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ..cache import cache_folder
 from .dataset import ClassDataset
 from .glyph_rendering import FACES, IMAGE_SIZE, GlyphImages, draw_glyphs, script_of
 from .glyph_selection import SPLITS, select_classes, split_of
@@ -83,12 +84,6 @@ class Glyphs(ClassDataset):
             names=[f"{script_of(code)}/{chr(code)}" for code in codes],
             groups=[script_of(code) for code in codes],
         )
-
-
-def cache_folder(cache: str | os.PathLike[str] | None = None) -> Path:
-    """Where fastmaml keeps what it can make again."""
-    chosen = cache or os.environ.get("FASTMAML_CACHE") or Path("~/.cache/fastmaml")
-    return Path(chosen).expanduser()
 
 
 def _cached_glyphs(folder: Path, progress: Progress) -> GlyphImages:

@@ -93,8 +93,9 @@ def _plain(loop: InnerLoop, inputs: Inputs) -> Iterator[Inputs]:
     """
     plain = inputs.map(_without_autograd)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(undisturbed_modules(loop.program.module, plain.device))
+        # first: it lets autograd use its threads again, which undisturbed_modules keeps it from
         stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(undisturbed_modules(loop.program.module, plain.device))
         stack.enter_context(torch.no_grad())
         if loop.program.has_dropout:
             stack.enter_context(restored_generators(plain.device))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from ...extension import cuda_extension, extension
+from . import compiled, nvrtc
 
 
 class Trajectory(NamedTuple):
@@ -71,6 +73,8 @@ class CpuLauncher:
 class CudaLauncher:
     """On the current stream of a GPU, in memory of torch's allocator.
 
+    After some runs, by a kernel that is compiled for them (compiled.py).
+
     Args:
         entries: of the table of addresses.
     """
@@ -83,6 +87,9 @@ class CudaLauncher:
         self._is_double = is_double
         self._device = device
         self._plan = self._extension.plan(*self._call, entries, is_double, device.index)
+        self._runs = 0
+        self._kernel: object = None
+        self._no_kernel: str | None = None  # why there will be none
         self._workspace = torch.empty((), dtype=self._dtype, device=device).expand(
             self._plan.workspace
         )
@@ -94,8 +101,11 @@ class CudaLauncher:
     def run(self, tensors: list[Tensor], seed: int) -> None:
         """The call on its table of tensors; returns before it is done."""
         workspace = torch.empty_like(self._workspace)
+        if self._kernel is None and self._no_kernel is None:
+            self._maybe_compile()
         self._extension.run(
             self._plan,
+            self._kernel,
             *self._call,
             tensors,
             seed,
@@ -104,15 +114,41 @@ class CudaLauncher:
             torch.cuda.current_stream(self._device).cuda_stream,
         )
 
+    def _maybe_compile(self) -> None:
+        """Before a run: makes the kernel if it is time to."""
+        before = compiled.runs_before()
+        if before is None:
+            self._no_kernel = "FASTMAML_COMPILE is never"
+            return
+        self._runs += 1
+        # while a graph is captured, nothing can be loaded
+        if self._runs <= before or torch.cuda.is_current_stream_capturing():
+            return
+        source = self._extension.source(self._plan, *self._call, self._is_double)
+        try:
+            binary = compiled.binary(source, self._extension.architecture(self._device.index))
+            self._kernel = self._extension.CompiledKernel(self._plan, binary)
+        except (nvrtc.CompileError, RuntimeError) as error:
+            self._no_kernel = str(error)
+            warnings.warn(f"no kernel is compiled for these calls: {error}", stacklevel=2)
+
+    def _kernel_state(self) -> str:
+        if self._kernel is not None:
+            return "by a kernel compiled for such calls"
+        if self._no_kernel is not None:
+            return f"by the kernel for all calls ({self._no_kernel.splitlines()[0]})"
+        before = compiled.runs_before()
+        return f"by the kernel for all calls, and after {before} runs by one compiled for these"
+
     def placement(self) -> str:
-        """Where a task runs, and where its memory is."""
+        """Where a task runs, where its memory is, and which kernel runs it."""
         plan, number = self._plan, self._dtype.itemsize
         kib = number / 1024
         return (
             f"{plan.blocks_a_task} x {plan.lanes} threads a task, {plan.teams} tasks at a time, up "
             f"to {plan.blocks_together} on one multiprocessor; {plan.fast_size * kib:.3g} KiB of a "
             f"task in shared memory and {plan.slow_size * kib:.3g} KiB in global; workspace "
-            f"{plan.workspace * kib / 1024:.3g} MiB"
+            f"{plan.workspace * kib / 1024:.3g} MiB; {self._kernel_state()}"
         )
 
     def trajectory(self) -> None:

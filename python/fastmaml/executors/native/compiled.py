@@ -1,0 +1,75 @@
+"""CUDA kernels compiled for the calls of one shape, from the source of those for all calls.
+
+Such a kernel has code of its own for every op, with the sizes as constants (csrc/cuda/compiled.cuh),
+and takes some 10 seconds to compile. So a call's first runs are done by the kernel for all calls,
+and the switch comes after a number of runs that is always the same: results, which may differ in
+their last digits, depend on nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+import tempfile
+import time
+import warnings
+from functools import cache
+from pathlib import Path
+from threading import Lock
+
+from ...cache import cache_folder
+from . import nvrtc
+
+RUNS_BEFORE = 20
+"""Runs of one recipe on the kernel for all calls. FASTMAML_COMPILE sets another number, or "never"."""
+
+_lock = Lock()  # one compilation at a time
+
+
+@cache
+def runs_before() -> int | None:
+    """After how many runs a kernel is compiled; None: never."""
+    given = os.environ.get("FASTMAML_COMPILE", str(RUNS_BEFORE))
+    if given == "never":
+        return None
+    if not given.isdecimal():
+        raise ValueError(f"FASTMAML_COMPILE is {given!r}: it wants a number of runs, or never")
+    return int(given)
+
+
+def binary(source: str, architecture: str) -> bytes:
+    """The cubin of a source, from the cache's folder if it is there; raises nvrtc.CompileError."""
+    what = "\0".join((source, architecture, nvrtc.version(), *nvrtc.OPTIONS))
+    name = hashlib.sha256(what.encode()).hexdigest()[:32]
+    path = cache_folder() / "kernels" / f"{name}.cubin"
+    with _lock:
+        try:
+            return path.read_bytes()
+        except OSError:
+            made = _compile(source, architecture)
+        try:
+            _write(path, made)
+        except OSError as error:
+            warnings.warn(f"a kernel will be compiled again next time: {error}", stacklevel=4)
+        return made
+
+
+def _compile(source: str, architecture: str) -> bytes:
+    shows = sys.stderr.isatty()
+    if shows:
+        sys.stderr.write("fastmaml: compiling a kernel for this model, once ... ")
+        sys.stderr.flush()
+    start = time.perf_counter()
+    made = nvrtc.compile_source(source, architecture)
+    if shows:
+        sys.stderr.write(f"{time.perf_counter() - start:.0f} s\n")
+    return made
+
+
+def _write(path: Path, made: bytes) -> None:
+    """All of it or nothing, whoever else writes the same."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+        file.write(made)
+    Path(file.name).replace(path)
