@@ -12,6 +12,7 @@ import pytest
 import torch
 from device import DEVICE, ELSEWHERE, needs_cuda, needs_device, skip_if_refused, there
 from fastmaml import functional
+from fastmaml.executors.native import compiled
 from generic_models import Recurrent
 from small_problems import double
 from torch import Tensor, nn
@@ -258,3 +259,47 @@ def test_threads_of_recurrent_models_do_not_wait_for_each_other_forever():
         return True
 
     assert in_threads(work, 2) == [True, True]
+
+
+@needs_cuda
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_a_kernel_compiled_for_the_calls_finds_the_same_bits(monkeypatch, dtype: torch.dtype):
+    skip_if_refused("native")
+    problems = []
+    for before in (None, 0):
+        monkeypatch.setattr(compiled, "runs_before", lambda before=before: before)
+        problem = Problem("native")
+        problem.model.to(dtype)
+        data = [t.to(dtype) if t.is_floating_point() else t for t in problem.data]
+        problems.append(problem.results(data))
+        if before == 0:
+            assert "by a kernel compiled for such calls" in str(problem.maml.plan(*data[::2]))
+    assert same(*problems)
+
+
+@needs_cuda
+def test_a_kernel_is_compiled_after_some_runs(monkeypatch):
+    skip_if_refused("native")
+    monkeypatch.setattr(compiled, "runs_before", lambda: 3)
+    sources = []
+    binary = compiled.binary
+    monkeypatch.setattr(compiled, "binary", lambda *what: sources.append(what) or binary(*what))
+    problem = Problem("native", seed=9)
+    found = [problem.results() for _ in range(3)]
+    assert not sources
+    found += [problem.results() for _ in range(3)]
+    assert len(sources) >= 1
+    assert len(sources) == len(set(sources))
+    assert all(same(found[0], other) for other in found)
+
+
+@needs_cuda
+def test_calls_go_on_where_no_kernel_can_be_compiled(monkeypatch):
+    skip_if_refused("native")
+    monkeypatch.setattr(compiled, "runs_before", lambda: 0)
+    monkeypatch.setattr(compiled, "binary", lambda *_: b"no kernel")
+    problem = Problem("native", seed=11)
+    with pytest.warns(UserWarning, match="no kernel is compiled"):
+        found = problem.results()
+    monkeypatch.setattr(compiled, "runs_before", lambda: None)
+    assert same(found, Problem("native", seed=11).results())

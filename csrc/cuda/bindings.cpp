@@ -45,7 +45,7 @@ PYBIND11_MODULE(_native_cuda, m) {
       .def_readwrite("image_bytes", &LaunchPlan::image_bytes)
       .def_property_readonly("lanes", &LaunchPlan::lanes)
       .def_readonly("fast_size", &LaunchPlan::fast_size)
-      .def_readonly("slow_size", &LaunchPlan::slow_size)
+      .def_readwrite("slow_size", &LaunchPlan::slow_size)
       .def_readwrite("blocks_together", &LaunchPlan::blocks_together)
       .def_property_readonly("blocks_a_task", &LaunchPlan::blocks_a_task)
       .def_readonly("teams", &LaunchPlan::teams)

@@ -61,7 +61,8 @@ std::string compiled_source(const LaunchPlan& plan, const ProgramOwner& program,
   to << "#define FM_ISA compiled\n#define FM_COMPILED\n"
      << prelude << kernel_types << "namespace fastmaml::known {\n"
      << "using Real = " << (is_double ? "double" : "float") << ";\n"
-     << "constexpr int64_t varies = -1;\n";
+     << "constexpr int64_t varies = -1;\n"
+     << "constexpr bool is_all_shared = " << (plan.slow_size == 0) << ";\n";
   write_program(to, program.view());
   write_count(to, "support_samples", argument.support);
   write_count(to, "query_samples", argument.query);

@@ -16,11 +16,28 @@ struct Frame {
   Real* active;
 };
 
+// The same pointer, to the beginning of a part of a task's memory. A kernel that is compiled for one
+// call is told here that it is aligned, and in which memory it is.
+template <class Real>
+FM_HD Real* part_of_task(Real* part) {
+#ifdef FM_COMPILED
+  if (known::is_all_shared) {
+    uint64_t address;  // through registers, or the compiler would undo both conversions
+    asm("cvta.to.shared.u64 %0, %1;" : "=l"(address) : "l"(part));
+    part = static_cast<Real*>(__cvta_shared_to_generic(address));
+  }
+  __builtin_assume(part != nullptr);
+  part = static_cast<Real*>(__builtin_assume_aligned(part, 16));
+#endif
+  return part;
+}
+
 template <class Real>
 FM_HD Real* at(const Frame<Real>& frame, const Value& value, int64_t samples) {
   if (value.place == Place::input) return frame.input;
-  Real* base = value.place == Place::fixed ? frame.fixed : frame.active;
-  return base ? base + value.sample_offset * samples + value.task_offset : nullptr;
+  const int64_t offset = value.sample_offset * samples + value.task_offset;
+  if (value.place == Place::active) return part_of_task(frame.active) + offset;
+  return frame.fixed ? part_of_task(frame.fixed) + offset : nullptr;
 }
 
 // The current value of every parameter of one task: adapted ones lie together in `adapted`, the
@@ -33,7 +50,7 @@ struct Parameters {
 
   FM_HD const Real* operator()(const Slot* slots, int32_t slot) const {
     if (slot < 0) return nullptr;
-    if (slots[slot].adapted) return adapted + slots[slot].offset;
+    if (slots[slot].adapted) return part_of_task(adapted) + slots[slot].offset;
     return others ? others[slot].at(slots[slot], task) : nullptr;
   }
 };

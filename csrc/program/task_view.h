@@ -26,7 +26,7 @@ class TaskView {
 
   // phi_k, as long as it is kept.
   FM_DEVICE Real* phi(int64_t k) const {
-    return part(ws_.phi) + ws_.phi_places.of(call_.steps - k) * program_.adapted_size;
+    return part(ws_.phi) + ws_.phi_places.of(call_.steps - k) * ws_.phi_stride;
   }
   // s_{k+1}, or g_k where there is no momentum.
   FM_DEVICE Real* state_after(int64_t k) const {

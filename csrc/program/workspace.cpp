@@ -82,6 +82,8 @@ Workspace plan_workspace(const Call<Real>& call, int64_t fast_memory) {
   Workspace ws{};
   ws.phi_places = places_of_phi(call);
   ws.state_places = places_of_states(call);
+  constexpr int64_t quad = 4;
+  ws.phi_stride = (program.adapted_size + quad - 1) / quad * quad;
   ws.tape_steps = call.keep_tape ? call.segment : 1;
   ws.tape_stride = 2 * aligned(active(n));
 
@@ -103,7 +105,7 @@ Workspace plan_workspace(const Call<Real>& call, int64_t fast_memory) {
       !phi_is_free && !call.keep_states && !call.fuse_step && !has_checkpoints(call);
   if (!phi_is_free && !states_are_free) layout.add(ws.u, adjoint ? p : 0);
   const int64_t states = call.fuse_step ? 0 : ws.state_places.count() * p;
-  const int64_t phi = ws.phi_places.count() * p, tape = ws.tape_steps * ws.tape_stride;
+  const int64_t phi = ws.phi_places.count() * ws.phi_stride, tape = ws.tape_steps * ws.tape_stride;
   layout.add(ws.states, states);
   layout.add(ws.support_fixed, fixed(n));
   layout.add(ws.phi, phi);

@@ -23,7 +23,7 @@ struct Places {
 };
 
 struct Workspace {
-  int64_t phi;            // [phi_places.count(), P]
+  int64_t phi;            // [phi_places.count(), phi_stride]
   int64_t states;         // [state_places.count(), P]: s_{k+1}, which is g_k without momentum
   int64_t v, r, u;        // [P] each: adjoints of phi, of s, of g; u may lie in another's place
   int64_t support_fixed;  // frames of the fixed values
@@ -40,6 +40,7 @@ struct Workspace {
   int64_t fast_size;    // of those in fast memory
 
   Places phi_places, state_places;
+  int64_t phi_stride;   // P, and what is left of 16 bytes
   int64_t tape_steps;   // whose activations are kept
   int64_t tape_stride;  // between steps; half of it is one frame
   int64_t trajectory;   // numbers of phi, states and tape

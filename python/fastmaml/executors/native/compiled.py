@@ -1,9 +1,9 @@
 """CUDA kernels compiled for the calls of one shape, from the source of those for all calls.
 
-Such a kernel has code of its own for every op, with the sizes as constants (csrc/cuda/compiled.cuh),
-and takes some 10 seconds to compile. So a call's first runs are done by the kernel for all calls,
-and the switch comes after a number of runs that is always the same: results, which may differ in
-their last digits, depend on nothing else.
+Such a kernel has code of its own for every op, with the sizes as constants
+(csrc/cuda/compiled.cuh), and takes some 10 seconds to compile. So the first runs of a call are done
+by the kernel for all calls, and the switch comes after a number of runs that is always the same,
+wherever the kernel comes from: results, whose last digits may differ, depend on nothing else.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ...cache import cache_folder
 from . import nvrtc
 
 RUNS_BEFORE = 20
-"""Runs of one recipe on the kernel for all calls. FASTMAML_COMPILE sets another number, or "never"."""
+"""Runs of one recipe on the kernel for all calls; FASTMAML_COMPILE is another number, or never."""
 
 _lock = Lock()  # one compilation at a time
 

@@ -16,21 +16,23 @@ class CompileError(RuntimeError):
     """The compiler is not there, or it refused a source; the text says why."""
 
 
-def _candidates() -> Iterator[str]:
+def _candidates() -> Iterator[Path]:
     """Libraries to try: what a process finds by name, PyTorch's among it, and NVIDIA's packages."""
     for major in (13, 12):
-        yield f"libnvrtc.so.{major}"
+        yield Path(f"libnvrtc.so.{major}")
     packages = find_spec("nvidia")
     for place in packages.submodule_search_locations or () if packages else ():
-        for library in sorted(Path(place).glob("*/lib/libnvrtc.so.*"), reverse=True):
-            yield str(library)
+        yield from sorted(Path(place).glob("*/lib/libnvrtc.so.*"), reverse=True)
 
 
 @cache
 def _library() -> ctypes.CDLL:
     for candidate in _candidates():
         try:
-            return ctypes.CDLL(candidate)
+            # the compiler looks for its other library by name, and not beside itself
+            for builtins in candidate.parent.glob("libnvrtc-builtins.so.*"):
+                ctypes.CDLL(str(builtins), mode=ctypes.RTLD_GLOBAL)
+            return ctypes.CDLL(str(candidate))
         except OSError:
             continue
     raise CompileError("there is no NVRTC (libnvrtc.so.13 or .12) in this environment")
