@@ -14,7 +14,6 @@ from typing import Any
 
 import fastmaml
 import torch
-from fastmaml.extension import extension
 from fastmaml.functional import known
 from fastmaml.functional.autograd import Run
 from fastmaml.functional.calls import LossCall
@@ -122,9 +121,7 @@ def _parts(maml: fastmaml.MAML, data: tuple[Tensor, ...]) -> dict[str, Callable[
         "  the autograd Function": lambda: Run.apply(call, *tensors),
         "    running the recipe": lambda: recipe.run(tensors, 0, options["cotangents"]),
         "      making the results": lambda: [make(like) for make, like in recipe._makers],
-        "      the extension": lambda: extension.run(
-            *recipe._launcher._call, table, 0, False, torch.get_num_threads()
-        ),
+        "      the extension": lambda: recipe._launcher.run(table, 0),
     }
 
 

@@ -77,7 +77,7 @@ class Problem {
 
   void run(int threads) const {
     const CallOwner<float> owner(program_, call_, addresses_, 0);
-    fastmaml::run(owner.call(), owner.summed(), threads);
+    fastmaml::run(owner.call(), owner.summed(), RunPlan(owner.call(), threads));
   }
 
  private:

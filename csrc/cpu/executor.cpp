@@ -11,7 +11,6 @@
 #include "kernels.h"
 #include "memory.h"
 #include "ordered_sum.h"
-#include "run_plan.h"
 #include "thread_pool.h"
 
 namespace fastmaml {
@@ -20,12 +19,11 @@ namespace {
 template <class Real>
 class Run {
  public:
-  using Kernel = decltype(Kernels<Real>::run_task);
-
-  Run(const Call<Real>& call, Kernel kernel, const std::vector<SummedGradient<Real>>& gradients,
-      int threads, Interrupt interrupt)
-      : plan_(call, threads),
-        kernel_(kernel),
+  Run(const Call<Real>& call, const std::vector<SummedGradient<Real>>& gradients,
+      const RunPlan<Real>& plan, Interrupt interrupt)
+      : plan_(plan),
+        call_(plan.as_planned(call)),
+        kernel_(call.vectors ? kernels<Real>().hessian_vector_product : kernels<Real>().run_task),
         memory_(plan_.bytes()),
         teams_(std::make_unique<Team[]>(plan_.teams)),
         sum_(gradients, plan_.chunks, memory_of(plan_.teams), plan_.sums, plan_.sum_stride),
@@ -35,8 +33,7 @@ class Run {
       teams_[team].shared.stop_context = this;
       if (plan_.program) {
         Real* tensors = memory_of(team) + plan_.workspace.size;
-        teams_[team].group =
-            std::make_unique<LockstepCall<Real>>(plan_.call, *plan_.program, tensors);
+        teams_[team].group = std::make_unique<LockstepCall<Real>>(call_, *plan_.program, tensors);
       }
     }
   }
@@ -87,11 +84,11 @@ class Run {
   // A task, or a group of them: groups are of nearly equal size.
   void run_unit(Team& team, const Lane& lane, Real* memory, int64_t unit) {
     if (!team.group) {
-      kernel_(lane, plan_.call, plan_.workspace, memory, team.sums, unit);
+      kernel_(lane, call_, plan_.workspace, memory, team.sums, unit);
       return;
     }
-    const int64_t first = plan_.call.tasks * unit / plan_.units,
-                  last = plan_.call.tasks * (unit + 1) / plan_.units;
+    const int64_t first = call_.tasks * unit / plan_.units,
+                  last = call_.tasks * (unit + 1) / plan_.units;
     kernels<Real>().run_group(*team.group, plan_.workspace, memory, lane.shared, team.sums, first,
                               last);
   }
@@ -112,8 +109,9 @@ class Run {
     sum_.finish(team.chunk, team.sums);
   }
 
-  const RunPlan<Real> plan_;
-  Kernel kernel_;
+  const RunPlan<Real>& plan_;
+  const Call<Real> call_;
+  decltype(Kernels<Real>::run_task) kernel_;
   Memory memory_;  // of the teams, then the sums of chunks
   std::unique_ptr<Team[]> teams_;
   OrderedSum<Real> sum_;
@@ -126,20 +124,16 @@ class Run {
 }  // namespace
 
 template <class Real>
-void run(const Call<Real>& call, const std::vector<SummedGradient<Real>>& summed, int threads,
-         Interrupt interrupt) {
-  Run<Real>(call, kernels<Real>().run_task, summed, threads, interrupt).tasks();
+void run(const Call<Real>& call, const std::vector<SummedGradient<Real>>& summed,
+         const RunPlan<Real>& plan, Interrupt interrupt) {
+  Run<Real>(call, summed, plan, interrupt).tasks();
 }
 
-template <class Real>
-void hessian_vector_products(const Call<Real>& call, int threads, Interrupt interrupt) {
-  const std::vector<SummedGradient<Real>> none;
-  Run<Real>(call, kernels<Real>().hessian_vector_product, none, threads, interrupt).tasks();
-}
-
-template void run(const Call<float>&, const std::vector<SummedGradient<float>>&, int, Interrupt);
-template void run(const Call<double>&, const std::vector<SummedGradient<double>>&, int, Interrupt);
-template void hessian_vector_products(const Call<float>&, int, Interrupt);
-template void hessian_vector_products(const Call<double>&, int, Interrupt);
+#define FM_INSTANTIATE(Real)                                                     \
+  template void run(const Call<Real>&, const std::vector<SummedGradient<Real>>&, \
+                    const RunPlan<Real>&, Interrupt);
+FM_INSTANTIATE(float)
+FM_INSTANTIATE(double)
+#undef FM_INSTANTIATE
 
 }  // namespace fastmaml

@@ -55,24 +55,34 @@ RunPlan<Real>::RunPlan(const Call<Real>& call, int threads)
   throw std::invalid_argument("memory_budget must be at least " + std::to_string(bytes()) +
                               " bytes for this call on " + std::to_string(teams * lanes) +
                               (teams * lanes == 1 ? " thread" : " threads") + ", got " +
-                              std::to_string(call.memory_budget));
+                              std::to_string(memory_budget));
 }
 
 template <class Real>
-RunPlan<Real>::RunPlan(const Call<Real>& given, std::optional<LockstepProgram> of_groups,
+RunPlan<Real>::RunPlan(const Call<Real>& call, std::optional<LockstepProgram> of_groups,
                        int threads)
-    : call(given), program(std::move(of_groups)), sum_stride(aligned(given.summed_size)) {
+    : program(std::move(of_groups)),
+      keeps_steps(call.keep_phi || call.keep_states),
+      memory_budget(call.memory_budget),
+      sum_stride(aligned(call.summed_size)) {
   units = program ? portable::ceil_div(call.tasks, program->view().tasks) : call.tasks;
   chunks = std::min(units, most_chunks);
-  divide(threads);
-  keep_what_fits();
+  divide(call, threads);
+  keep_what_fits(call);
+}
+
+template <class Real>
+Call<Real> RunPlan<Real>::as_planned(Call<Real> call) const {
+  call.segment = segment;
+  call.keep_tape = keep_tape;
+  return call;
 }
 
 // One team a thread; several lanes a team where that ends sooner, since tasks are few and do not
 // come out even, if a task is large enough to be worth their waiting for each other. A team that
 // runs tasks in lockstep is one thread.
 template <class Real>
-void RunPlan<Real>::divide(int threads) {
+void RunPlan<Real>::divide(const Call<Real>& call, int threads) {
   constexpr double worth_a_thread = 2e5, worth_a_lane = 4e6;
   constexpr double lane_share = 0.9;  // of a thread's work that each lane after the first adds
   const double work = task_work(call);
@@ -98,19 +108,19 @@ void RunPlan<Real>::divide(int threads) {
 // for all others are computed again; without their activations, which makes that twice, only where
 // one step with them is too much; and without chunks that wait for their turn only where all is.
 template <class Real>
-void RunPlan<Real>::keep_what_fits() {
+void RunPlan<Real>::keep_what_fits(const Call<Real>& call) {
   // Sizes are those of the call of a group.
   std::optional<LockstepCall<Real>> of_group;
   if (program) of_group.emplace(call, *program, nullptr);
   group_size = of_group ? of_group->size() : 0;
-  Call<Real> unit = of_group ? of_group->call() : call;
-  const auto keep = [&](int64_t segment, bool tape) {
-    unit.segment = call.segment = segment;
-    unit.keep_tape = call.keep_tape = tape;
-    workspace = plan_workspace(unit);
+  const Call<Real> unit = of_group ? of_group->call() : call;
+  const auto keep = [&](int64_t steps, bool tape) {
+    segment = steps;
+    keep_tape = tape;
+    workspace = plan_workspace(as_planned(unit));
   };
   const bool with_tape = call.keep_tape;
-  const int64_t all = call.segment, fewest = keeps_steps() ? 1 : all;
+  const int64_t all = call.segment, fewest = keeps_steps ? 1 : all;
   struct {
     int64_t bytes, segment;
     bool tape;
@@ -119,10 +129,10 @@ void RunPlan<Real>::keep_what_fits() {
     sums = std::min(chunks, (1 + spare) * teams - spare);
     for (const bool tape : {true, false}) {
       if (tape && !with_tape) continue;
-      for (int64_t segment = all; segment >= fewest; --segment) {
-        keep(segment, tape);
+      for (int64_t steps = all; steps >= fewest; --steps) {
+        keep(steps, tape);
         if (fits()) return;
-        if (bytes() < least.bytes) least = {bytes(), segment, tape};
+        if (bytes() < least.bytes) least = {bytes(), steps, tape};
       }
     }
   }

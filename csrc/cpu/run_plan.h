@@ -23,18 +23,22 @@ LockstepChoice lockstep(const Call<Real>& call, double saved = 0);
 
 template <class Real>
 struct RunPlan {
-  // Throws std::invalid_argument where the call's memory_budget does not hold it.
+  // Of all calls of the same sizes and options, with the same tensors there. Throws
+  // std::invalid_argument where the call's memory_budget does not hold it.
   RunPlan(const Call<Real>& call, int threads);
   // In lockstep where there is a program of groups. Takes the least memory that it can where the
   // budget does not hold it.
   RunPlan(const Call<Real>& call, std::optional<LockstepProgram> program, int threads);
 
-  Call<Real> call;  // as it was given, but for what it keeps of the inner steps
   std::optional<LockstepProgram> program;
   int64_t units;   // tasks, or groups of them
   int64_t chunks;  // of units, each the work of one team
   int teams;
-  int lanes;            // a team
+  int lanes;         // a team
+  int64_t segment;   // of inner steps that are kept at a time
+  bool keep_tape;    // whether with their activations
+  bool keeps_steps;  // whether the adjoint reads what each step led to
+  int64_t memory_budget;
   Workspace workspace;  // of a unit
   int64_t group_size;   // numbers that a group's tensors take beside it
   int64_t sum_stride;   // numbers between the gradients of two chunks
@@ -44,13 +48,13 @@ struct RunPlan {
   int64_t bytes() const {
     return (teams * team_size() + sums * sum_stride) * static_cast<int64_t>(sizeof(Real));
   }
-  // Whether the adjoint reads what each step led to.
-  bool keeps_steps() const { return call.keep_phi || call.keep_states; }
-  bool fits() const { return bytes() <= call.memory_budget; }
+  bool fits() const { return bytes() <= memory_budget; }
+  // A call as it was given, but for what it keeps of the inner steps.
+  Call<Real> as_planned(Call<Real> call) const;
 
  private:
-  void divide(int threads);
-  void keep_what_fits();
+  void divide(const Call<Real>& call, int threads);
+  void keep_what_fits(const Call<Real>& call);
 };
 
 }  // namespace fastmaml

@@ -10,50 +10,18 @@
 #include <utility>
 
 #include "../cpu/cpu_features.h"
-#include "../cpu/executor.h"
 #include "../cpu/passes.h"
 #include "../cpu/run_plan.h"
 #include "../program/analysis.h"
 #include "../program/call_builder.h"
 #include "facts.h"
+#include "recipe.h"
 #include "signature.h"
-#include "tensors.h"
 
 namespace py = pybind11;
 
 namespace fastmaml {
 namespace {
-
-template <class Real>
-void run_as(const ProgramOwner& program, const CallArgument& argument,
-            const std::vector<Address>& addresses, uint32_t seed, int threads,
-            Interrupt interrupt) {
-  const CallOwner<Real> owner(program, argument, addresses, seed);
-  if (argument.vectors.empty()) {
-    run(owner.call(), owner.summed(), threads, interrupt);
-  } else {
-    hessian_vector_products(owner.call(), threads, interrupt);
-  }
-}
-
-// Handles the signals that have come, if this is the thread on which Python does so. True if a
-// handler raised, as that of Ctrl-C does: the exception is then this thread's current one.
-bool signal_raised() {
-  const py::gil_scoped_acquire gil;
-  return PyErr_CheckSignals() != 0;
-}
-
-void run_call(const ProgramOwner& program, const CallArgument& argument, const py::list& tensors,
-              uint32_t seed, bool is_double, int threads) {
-  const Tensors table(tensors);
-  try {
-    const py::gil_scoped_release no_gil;
-    is_double ? run_as<double>(program, argument, table.addresses(), seed, threads, signal_raised)
-              : run_as<float>(program, argument, table.addresses(), seed, threads, signal_raised);
-  } catch (const Interrupted&) {
-    throw py::error_already_set();
-  }
-}
 
 // How a call of such sizes would run: how many tasks in lockstep, and why not. Its tensors matter
 // only in whether they are there.
@@ -67,29 +35,24 @@ std::pair<int, std::optional<std::string>> lockstep_as(const ProgramOwner& progr
   return {choice.width, choice.why_not};
 }
 
-// How a call would run: teams and threads, bytes of memory, of those what one team keeps of the
-// inner steps, how many of them at a time (0: none), and whether with activations.
-template <class Real>
-std::tuple<int, int, int64_t, int64_t, int64_t, bool> plan_as(const ProgramOwner& program,
-                                                              const CallArgument& argument,
-                                                              int64_t tensors, int threads) {
-  // Any addresses will do: what counts is which tensors there are.
-  std::vector<Address> addresses(tensors, alignof(std::max_align_t));
-  addresses[0] = 0;
-  const CallOwner<Real> owner(program, argument, addresses, 0);
-  const RunPlan<Real> plan(owner.call(), threads);
-  return {plan.teams,
-          plan.teams * plan.lanes,
-          plan.bytes(),
-          plan.workspace.trajectory * int64_t{sizeof(Real)},
-          plan.keeps_steps() ? plan.call.segment : 0,
-          plan.call.keep_tape};
-}
-
 std::vector<std::string> supported_isa_names() {
   std::vector<std::string> names;
   for (const Isa isa : supported_isas()) names.emplace_back(isa_name(isa));
   return names;
+}
+
+template <class Real>
+void def_recipe(py::module_& m, const char* name) {
+  py::class_<Recipe<Real>>(m, name, "A call's description, and how such calls run.")
+      .def(py::init<const ProgramOwner&, const CallArgument&>(), py::arg("program"),
+           py::arg("call"), py::keep_alive<1, 2>(), py::keep_alive<1, 3>())
+      .def("run", &Recipe<Real>::run, py::arg("tensors"), py::arg("seed"), py::arg("threads"),
+           "The inner loop of every task and its gradients, or with vectors their Hessian "
+           "products. Ends early where a signal's handler raises.")
+      .def("plan", &Recipe<Real>::plan, py::arg("tensors"), py::arg("threads"),
+           "How a call with so many tensors runs: teams and threads, bytes of memory, of those "
+           "what one team keeps of the inner steps, how many of them at a time (0: none), and "
+           "whether with activations.");
 }
 
 template <class Class, class Argument, class Field>
@@ -182,22 +145,8 @@ PYBIND11_MODULE(_native, m) {
              {"task_loss_bar", &CallArgument::task_loss_bar},
              {"prediction_bar", &CallArgument::prediction_bar}});
 
-  m.def("run", run_call, py::arg("program"), py::arg("call"), py::arg("tensors"), py::arg("seed"),
-        py::arg("is_double"), py::arg("threads"),
-        "The inner loop of every task and its gradients, or with vectors their Hessian products. "
-        "Ends early where a signal's handler raises.");
-
-  m.def(
-      "plan",
-      [](const ProgramOwner& program, const CallArgument& call, int64_t tensors, bool is_double,
-         int threads) {
-        return is_double ? plan_as<double>(program, call, tensors, threads)
-                         : plan_as<float>(program, call, tensors, threads);
-      },
-      py::arg("program"), py::arg("call"), py::arg("tensors"), py::arg("is_double"),
-      py::arg("threads"),
-      "How a call runs: teams and threads, bytes of memory, of those what one team keeps of the "
-      "inner steps, how many of them at a time (0: none), and whether with activations.");
+  def_recipe<float>(m, "FloatRecipe");
+  def_recipe<double>(m, "DoubleRecipe");
 
   m.def(
       "lockstep",

@@ -72,7 +72,7 @@ class Problem {
     std::fill(parameters_grad_.begin(), parameters_grad_.end(), 0.0);
     const CallOwner<double> owner(program_, argument_, addresses_, 0);
     try {
-      fastmaml::run(owner.call(), owner.summed(), threads, interrupt);
+      fastmaml::run(owner.call(), owner.summed(), RunPlan(owner.call(), threads), interrupt);
     } catch (const Interrupted&) {
       return false;
     }

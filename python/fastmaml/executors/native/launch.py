@@ -51,23 +51,20 @@ class CpuLauncher:
     """
 
     def __init__(self, program: object, call: object, is_double: bool, entries: int) -> None:
-        self._call = program, call
-        self._is_double = is_double
+        recipe = extension.DoubleRecipe if is_double else extension.FloatRecipe
+        self._recipe = recipe(program, call)
         self._entries = entries
 
     def run(self, tensors: list[Tensor], seed: int) -> None:
         """The call on its table of tensors."""
-        threads = torch.get_num_threads()
-        extension.run(*self._call, tensors, seed, self._is_double, threads)
+        self._recipe.run(tensors, seed, torch.get_num_threads())
 
     def placement(self) -> None:
         """Nothing to tell."""
 
     def trajectory(self) -> Trajectory:
         """What it keeps."""
-        threads = torch.get_num_threads()
-        plan = extension.plan(*self._call, self._entries, self._is_double, threads)
-        return Trajectory(*plan)
+        return Trajectory(*self._recipe.plan(self._entries, torch.get_num_threads()))
 
 
 class CudaLauncher:
