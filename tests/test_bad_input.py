@@ -254,6 +254,17 @@ def test_nan_in_a_learned_rate(valid):
         functional.meta_loss(**valid)
 
 
+@pytest.mark.parametrize("label", [-1, 3, -(2**63), 2**63 - 1])
+@pytest.mark.parametrize("is_strided", [False, True])
+def test_a_label_that_is_no_class(valid, label, is_strided):
+    labels = valid["query_y"].clone()
+    labels[1, 2] = label
+    valid["query_y"] = labels.T.contiguous().T if is_strided else labels
+    message = rf"query_y must hold class indices 0\.\.2, as the model has 3 outputs, got {label}"
+    with pytest.raises(ValueError, match=message):
+        functional.meta_loss(**valid)
+
+
 def test_a_rate_past_what_the_dtype_holds(valid):
     valid["model"].float()
     valid |= {name: valid[name].float() for name in ("support_x", "query_x")}

@@ -15,6 +15,7 @@
 #include "../program/analysis.h"
 #include "../program/call_builder.h"
 #include "facts.h"
+#include "numbers.h"
 #include "recipe.h"
 #include "signature.h"
 
@@ -70,6 +71,12 @@ PYBIND11_MODULE(_native, m) {
   m.def("op_kinds", op_kinds, "The kinds of ops that have kernels.");
   m.def("facts_hold", facts_hold, py::arg("facts"), py::arg("freeze"),
         "Whether what was read of a model's modules is still so; see fastmaml.program.facts.");
+
+  m.def("labels_within", labels_within, py::arg("tensor"), py::arg("classes"),
+        "Whether every number of an int64 tensor on the CPU is one of 0..classes-1. False too of a "
+        "tensor that cannot be read in one go.");
+  m.def("is_free_of_nan", is_free_of_nan, py::arg("tensor"), py::arg("is_double"),
+        "Whether no number of a float32 or float64 tensor on the CPU is NaN; likewise.");
 
   py::class_<Signature>(m, "Signature",
                         "What tells calls apart that differ in more than the numbers in their "

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .program import InnerLoop, Loss, ModuleProgram, Program, Samples
+from .extension import extension
+from .program import Loss, ModuleProgram, Program, Samples
 
 LABELS = torch.int64
 """The dtype of class indices, as in torch."""
@@ -203,15 +204,13 @@ def may_be_tokens(x: Tensor) -> bool:
     return not x.is_floating_point() and not x.is_complex()
 
 
-def labels(name: str, samples: Samples, loop: InnerLoop) -> None:
-    """Class indices are within 0..C-1; only those of real samples are looked at."""
-    y, size, program = samples.y, samples.size, loop.program
-    if y is None or y.dtype is not LABELS or loop.loss.kind != "cross_entropy":
-        return
+def labels(name: str, y: Tensor, size: tuple[int, ...] | None, classes: int) -> None:
+    """Class indices on the CPU are within 0..C-1; only those of real samples are looked at."""
     if size is not None:
         y = y[torch.arange(y.shape[1]) < torch.tensor(size)[:, None]]
+    if extension is not None and extension.labels_within(y, classes):
+        return
     low, high = (int(bound) for bound in torch.aminmax(y))
-    classes = math.prod(program.output_shape)
     if low < 0 or high >= classes:
         raise ValueError(
             f"{name} must hold class indices 0..{classes - 1}, as the model has {classes} "
@@ -220,9 +219,16 @@ def labels(name: str, samples: Samples, loop: InnerLoop) -> None:
 
 
 def rate_values(rates: Iterable[Tensor]) -> None:
-    """No rate is NaN. Learned rates may be negative."""
-    if any(bool(rate.isnan().any()) for rate in rates):
+    """No rate on the CPU is NaN. Learned rates may be negative."""
+    if any(_holds_nan(rate) for rate in rates):
         raise ValueError("lr must not be NaN, got a tensor that holds NaN")
+
+
+def _holds_nan(rate: Tensor) -> bool:
+    is_readable = extension is not None and rate.dtype in (torch.float32, torch.float64)
+    if is_readable and extension.is_free_of_nan(rate, rate.dtype is torch.float64):
+        return False
+    return bool(rate.isnan().any())
 
 
 def on_device(name: str, value: Tensor, device: torch.device) -> None:

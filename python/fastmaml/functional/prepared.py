@@ -51,8 +51,8 @@ class Prepared:
         # on a GPU they may belong to a graph that is captured
         are_kept = on_cpu and not self._rates_are_given
         self._numbers = [rate for rate in inputs.rates if rate is not None] if are_kept else None
-        has_labels = any(tensor.dtype is checks.LABELS for tensor in tensors.values())
-        self._is_looked_at = on_cpu and (self._rates_are_given or has_labels)
+        self._looks_at_rates = on_cpu and self._rates_are_given
+        self._labels = _labels(loop, inputs) if on_cpu else {}
         self._shares: dict[str, Tensor] = {}
         self._executor = plan.choose(loop, inputs, backend)
         self._recipes: dict[Any, Any] = {}
@@ -120,14 +120,11 @@ class Prepared:
 
     def look_at(self, tensors: Sequence[Tensor]) -> None:
         """Check the numbers in the inputs, which the CPU can do without waiting."""
-        if not self._is_looked_at:
-            return
-        inputs = self.inputs(tensors, 0)
-        if self._rates_are_given:
-            checks.rate_values({rate for rate in inputs.rates if rate is not None})
-        for name, samples in (("support", inputs.support), ("query", inputs.query)):
-            if samples is not None and samples.y is not None:
-                checks.labels(f"{name}_y", samples, self.loop)
+        if self._looks_at_rates:
+            checks.rate_values(set(tensors[self._slots : self._slots + sum(self._has_rate)]))
+        for name, size in self._labels.items():
+            (classes,) = self.loop.program.output_shape
+            checks.labels(name, tensors[self.keys.index(name)], size, classes)
 
     def run(
         self,
@@ -165,6 +162,19 @@ class Prepared:
             (prediction,) = leaves
             return prediction
         return tree_unflatten(leaves, program.output_tree)
+
+
+def _labels(loop: InnerLoop, inputs: Inputs) -> dict[str, tuple[int, ...] | None]:
+    """The keys of class indices, and how many samples of each task are real."""
+    parts = {"support_y": inputs.support, "query_y": inputs.query}
+    return {
+        key: samples.size
+        for key, samples in parts.items()
+        if samples is not None
+        and samples.y is not None
+        and samples.y.dtype is checks.LABELS
+        and loop.loss.kind == "cross_entropy"
+    }
 
 
 class _Parts:
