@@ -9,12 +9,16 @@ namespace {
 // Nanoseconds, by the bytes of a vector: AVX-512, AVX2, and the 128 bits of NEON and the portable
 // code. Fitted to what bench/csrc/lockstep_bench.cpp measures.
 struct Costs {
-  // One task: a pass of an op, a multiply-add in whole vectors, a number, a weight.
-  double pass, padded, number, weight;
-  // A task in lockstep, the first of all tasks of a group; and what comes on top of a multiply-add
-  // or a weight that has to come from beyond the first or the second cache.
-  double group_pass, multiply_add, group_number, group_weight;
-  double beyond_first, beyond_second, weight_beyond_second;
+  // Of one task: a pass of an op, a multiply-add in whole vectors, a number, a weight, a sum over
+  // the lanes of a vector; and what comes on top of a sample's number from beyond the first cache.
+  struct {
+    double pass, padded, number, weight, lane_sum, sample_beyond_first;
+  } alone;
+  // Of a task in lockstep, the first of all tasks of a group; and what comes on top of a
+  // multiply-add or a weight that has to come from beyond the first or the second cache.
+  struct {
+    double pass, multiply_add, number, weight, beyond_first, beyond_second, weight_beyond_second;
+  } group;
 };
 
 constexpr double first_cache = 32 << 10, second_cache = 2e6;
@@ -23,12 +27,15 @@ constexpr double driven_out = 0.1;
 
 constexpr Costs costs_of(int vector_bytes) {
   if (vector_bytes >= 64) {
-    return {74, 0.0107, 0.20, 0.060, 42, 0.0033, 0.134, 0.059, 0.0090, 0.0015, 0.074};
+    return {{86.9, 0.0122, 0.134, 0.0621, 2.08, 0.115},
+            {46.8, 0.0038, 0.122, 0.0479, 0.00992, 0.00476, 0.0635}};
   }
   if (vector_bytes >= 32) {
-    return {61, 0.0177, 0.27, 0.069, 43, 0.0117, 0.203, 0.065, 0.0072, 0.0034, 0.089};
+    return {{77.0, 0.0250, 0.092, 0.0674, 2.87, 0.152},
+            {53.5, 0.0196, 0.130, 0.0568, 0.00632, 0.00312, 0.0681}};
   }
-  return {72, 0.0486, 0.42, 0.090, 74, 0.0363, 0.318, 0.075, 0.0120, 0.0137, 0.077};
+  return {{82.4, 0.0720, 0.323, 0.0788, 0.04, 0.182},
+          {65.4, 0.0560, 0.286, 0.0751, 0.00529, 0.00945, 0.0811}};
 }
 
 double whole_vectors(double numbers, int width) { return std::ceil(numbers / width) * width; }
@@ -45,46 +52,54 @@ LockstepWork<Real>::LockstepWork(const Call<Real>& call, int width) {
   double losses = 0;
   for (int64_t k = 0; k <= call.steps; ++k) losses += call.step_weights[k] != 0;
   losses = std::max(losses, 1.0);
-  // Of products, one is each of those of a backward pass and of each tangent.
-  const double products = 9 * K * n + 3 * losses * m;
   for (int32_t i = 0; i < program.op_count; ++i) {
     const Op& op = program.ops[i];
     passes += 4 * K + 3 * losses;
     if (op.kind != OpKind::linear) continue;
     const double in = op.in, out = op.out;
-    const double by_rows = whole_vectors(out, width) * in,
-                 by_columns = whole_vectors(in, width) * out;
-    const double a_pass = op.rows * products / 3;
-    multiply_adds += 3 * a_pass * in * out;
-    padded += a_pass * (by_rows + by_columns + std::min(by_rows, by_columns));
+    // The output, the weight's gradient and the input's cotangent are a product each, and two in a
+    // tangent; but one, and no cotangent, of a layer on the samples themselves.
+    const bool is_active = program.values[op.input[0]].place == Place::active;
+    const double each = op.rows * ((is_active ? 3 : 2) * K * n + losses * m);
+    const int kinds = is_active ? 3 : 2;
+    const double over_outputs = whole_vectors(out, width) * in,
+                 over_inputs = whole_vectors(in, width) * out;
+    multiply_adds += kinds * each * in * out;
+    padded += each * (std::min(over_outputs, over_inputs) + (kinds - 1) * over_inputs);
+    if (over_inputs < over_outputs) lane_sums += each * out;
   }
   const double frame = program.frame_sample[1];
   numbers = frame * (10 * K * n + 4 * losses * m);
   weights = program.adapted_size * (10 * K + 8);
-  samples = program.values[0].sample_size * (n + m);
+  const double sample = program.values[0].sample_size;
+  samples = sample * (n + m);
+  samples_read = sample * (4 * K * n + 2 * losses * m);
   const double bytes = width * sizeof(Real);
   frame_bytes = bytes * frame * std::max(n, m);
-  group_bytes = bytes * (program.adapted_size * (K + 5) + frame * n * (2 * K + 2) + samples);
+  samples_bytes = sizeof(Real) * sample * std::max(n, m);
+  group_bytes = bytes * (program.adapted_size * (K + 2) + frame * n * (2 * K + 2) + samples);
 }
 
 template <class Real>
 bool lockstep_pays(const Call<Real>& call, int width, int cores, double saved) {
   const LockstepWork<Real> work(call, width);
-  const Costs cost = costs_of(width * sizeof(Real));
+  const auto [alone, of_group] = costs_of(width * sizeof(Real));
   const double scale = sizeof(Real) / 4.0;  // of what was measured in float
-  const double one =
-      cost.pass * work.passes - 1e9 * saved +
-      scale * (cost.padded * work.padded + cost.number * work.numbers + cost.weight * work.weights);
+  const double sample_read = alone.sample_beyond_first * beyond(work.samples_bytes, first_cache);
+  const double one = alone.pass * work.passes - 1e9 * saved +
+                     scale * (alone.padded * work.padded + alone.number * work.numbers +
+                              alone.weight * work.weights + alone.lane_sum * work.lane_sums +
+                              sample_read * work.samples_read);
   const double first = beyond(work.frame_bytes, first_cache);
   const double second = beyond(work.group_bytes, second_cache);
   const double multiply_add =
-      cost.multiply_add + cost.beyond_first * first + cost.beyond_second * second;
+      of_group.multiply_add + of_group.beyond_first * first + of_group.beyond_second * second;
+  const double weight = of_group.weight + of_group.weight_beyond_second * second;
   const double group =
-      cost.group_pass * work.passes +
+      of_group.pass * work.passes +
       width * scale *
-          (multiply_add * work.multiply_adds +
-           cost.group_number * (work.numbers + 2 * work.samples) +
-           (cost.group_weight + cost.weight_beyond_second * second) * work.weights);
+          (multiply_add * work.multiply_adds + of_group.number * (work.numbers + 2 * work.samples) +
+           weight * work.weights);
   const double groups = std::ceil(double(call.tasks) / width);
   const double evicted = driven_out * std::min(work.group_bytes, second_cache);
   return std::ceil(groups / cores) * group + evicted < std::ceil(double(call.tasks) / cores) * one;
