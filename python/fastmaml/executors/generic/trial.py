@@ -35,6 +35,7 @@ from .gears import (
     Tangent,
     tasks_of,
 )
+from .heap import settle
 from .note import note, reasons, warn_of_second_derivatives
 from .objective import Pass
 
@@ -96,6 +97,7 @@ def choose(
         if order > VALUE:
             few = (*few[:CONSTANT], _with_bars_of_one(few[CONSTANT]))
         choice, is_conclusive = _try_gears(run, order, few, axes, tasks, fitting, is_batched)
+        settle()
         if is_conclusive:
             memory[key] = choice
         if order > VALUE:
