@@ -4,6 +4,7 @@
 #
 #   bench/gpu_check.sh kernels        the kernels without Python: times, sanitizers, ncu
 #   bench/gpu_check.sh build-test     build, the tests on CUDA tensors, memcheck and racecheck
+#   bench/gpu_check.sh compiled       the same of kernels that are compiled at a call's first run
 #   bench/gpu_check.sh compare-cuda   the comparison on its GPU
 #   bench/gpu_check.sh tasks-cuda     the same for more and more tasks
 #   bench/gpu_check.sh all-tests      build, and all other tests
@@ -38,7 +39,7 @@ build() {
 run_tests() {
   local log="$OUT/$1" seconds=$2 workers=()
   shift 2
-  if "$PYTHON" -c 'import xdist' 2>/dev/null; then workers=(-n 6); fi
+  if "$PYTHON" -c 'import xdist' 2>/dev/null; then workers=(-n 12); fi
   timeout --signal=INT --kill-after=10 "$seconds" \
     "$PYTHON" -m pytest -v -rs --durations=10 "${workers[@]}" "$@" 2>&1 | tee "$log" | tail -60
 }
@@ -91,6 +92,15 @@ case "${1:-}" in
     run_sanitizer memcheck 45 || failed=1
     run_sanitizer racecheck 45 || failed=1
     ;;
+  compiled)
+    build
+    export FASTMAML_COMPILE=0
+    run_tests compiled.log 240 tests/test_cuda_algorithms.py tests/test_cuda_calls.py \
+      -k "native or kernel" || failed=1
+    : >"$OUT/sanitizers.log"
+    run_sanitizer memcheck 60 || failed=1
+    run_sanitizer racecheck 60 || failed=1
+    ;;
   compare-cuda)
     build
     compare 235 sine sine5 sine1k regress200 anil anil1k omnimlp omnimlpbn siren --device cuda \
@@ -108,7 +118,7 @@ case "${1:-}" in
     run_tests tests.log 220 || failed=1
     ;;
   *)
-    sed -n '2,14s/^# \{0,1\}//p' "$0"
+    sed -n '2,15s/^# \{0,1\}//p' "$0"
     exit 2
     ;;
 esac

@@ -62,13 +62,15 @@ def source(
 
 
 @pytest.mark.parametrize(
-    ("architecture", "sizes"),
-    [("sm_75", {}), ("sm_90", {"log_lanes": 9, "log_blocks": 2, "slow_size": 64})],
+    ("architecture", "dtype", "sizes"),
+    [
+        ("sm_75", torch.float64, {}),
+        ("sm_90", torch.float32, {"log_lanes": 9, "log_blocks": 2, "slow_size": 64}),
+    ],
     ids=["Turing, all shared", "Hopper, clusters"],
 )
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_it_compiles(
-    monkeypatch, module, compiler, architecture: str, sizes: dict[str, int], dtype: torch.dtype
+    monkeypatch, module, compiler, architecture: str, dtype: torch.dtype, sizes: dict[str, int]
 ):
     text = source(monkeypatch, module, every_op().to(dtype), **sizes)
     binary = nvrtc.compile_source(text, architecture)
@@ -78,15 +80,14 @@ def test_it_compiles(
 
 def test_a_source_is_one_of_shapes(monkeypatch, module):
     """It may be kept for calls with other tensors, and must not for calls of other shapes."""
-    linear = nn.Linear(4, 3)
-    text = source(monkeypatch, module, linear)
+    text = source(monkeypatch, module, nn.Linear(4, 3))
     assert source(monkeypatch, module, nn.Linear(4, 3)) == text
     others = [
-        source(monkeypatch, module, linear, samples=6),
+        source(monkeypatch, module, nn.Linear(4, 3), samples=6),
         source(monkeypatch, module, nn.Linear(4, 3, bias=False)),
         source(monkeypatch, module, nn.Linear(4, 3).double()),
-        source(monkeypatch, module, linear, log_lanes=8),
-        source(monkeypatch, module, linear, slow_size=64),
+        source(monkeypatch, module, nn.Linear(4, 3), log_lanes=8),
+        source(monkeypatch, module, nn.Linear(4, 3), slow_size=64),
     ]
     assert len({text, *others}) == 6
 
