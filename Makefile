@@ -15,7 +15,7 @@ TORCH ?= torch==2.13.0
 BIN := .venv/bin
 INSTALL := $(BIN)/pip install --no-build-isolation
 SOURCES := CMakeLists.txt pyproject.toml README.md LICENSE \
-	$(shell find csrc python/fastmaml -type f ! -path '*/__pycache__/*' ! -name '*.so')
+	tools/join_headers.py $(shell find csrc python/fastmaml -type f ! -path '*/__pycache__/*' ! -name '*.so')
 DRIVERS := $(shell find tests/csrc bench/csrc tools -type f)
 CXX_FILES := $(shell find csrc tests/csrc bench/csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 # What a Python without sanitizers must load first to run code that has them.

@@ -52,10 +52,10 @@ PYBIND11_MODULE(_native_cuda, m) {
       .def_readonly("workspace", &LaunchPlan::workspace);
 
   py::class_<CompiledKernel>(m, "CompiledKernel", "A kernel for the calls of one plan.")
-      .def(py::init([](const LaunchPlan& plan, const py::bytes& binary) {
-             return std::make_unique<CompiledKernel>(plan, std::string(binary));
+      .def(py::init([](int device, const py::bytes& binary) {
+             return std::make_unique<CompiledKernel>(device, std::string(binary));
            }),
-           py::arg("plan"), py::arg("binary"));
+           py::arg("device"), py::arg("binary"));
   m.def("source", compiled_source, py::arg("plan"), py::arg("program"), py::arg("call"),
         py::arg("is_double"), "The source of such a kernel, for NVRTC; it names no tensor.");
   m.def("architecture", architecture, py::arg("device"), "What it is to be compiled for.");
@@ -63,8 +63,9 @@ PYBIND11_MODULE(_native_cuda, m) {
   m.def("plan", plan_call, py::arg("program"), py::arg("call"), py::arg("tensors"),
         py::arg("is_double"), py::arg("device"),
         "How calls of this description run on a device: decided once for all of them.");
-  m.def("run", run_call, py::arg("plan"), py::arg("compiled").none(true), py::arg("program"), py::arg("call"), py::arg("tensors"),
-        py::arg("seed"), py::arg("is_double"), py::arg("workspace"), py::arg("stream"),
+  m.def("run", run_call, py::arg("plan"), py::arg("compiled").none(true), py::arg("program"),
+        py::arg("call"), py::arg("tensors"), py::arg("seed"), py::arg("is_double"),
+        py::arg("workspace"), py::arg("stream"),
         "Puts a call on a stream: the inner loop of every task and its gradients, or with vectors "
         "their Hessian products.");
 }

@@ -270,8 +270,8 @@ LaunchPlan plan_launch(const ProgramOwner& program, const CallArgument& argument
   return plan;
 }
 
-CompiledKernel::CompiledKernel(const LaunchPlan& plan, const std::string& binary) {
-  const DeviceGuard guard(plan.device);
+CompiledKernel::CompiledKernel(int device, const std::string& binary) {
+  const DeviceGuard guard(device);
   cudaLibrary_t library;
   check(cudaLibraryLoadData(&library, binary.data(), nullptr, nullptr, 0, nullptr, nullptr, 0),
         "a compiled kernel cannot be loaded");
@@ -280,7 +280,7 @@ CompiledKernel::CompiledKernel(const LaunchPlan& plan, const std::string& binary
   try {
     check(cudaLibraryGetKernel(&kernel, library, "run_compiled"), "a compiled kernel is not there");
     kernel_ = reinterpret_cast<const void*>(kernel);
-    allow_shared_memory(kernel_, plan.device);
+    allow_shared_memory(kernel_, device);
   } catch (...) {
     cudaLibraryUnload(library);
     throw;

@@ -45,7 +45,7 @@ LaunchPlan plan_launch(const ProgramOwner& program, const CallArgument& argument
 class CompiledKernel {
  public:
   // `binary`: a cubin of the device's architecture. Throws std::runtime_error where it is none.
-  CompiledKernel(const LaunchPlan& plan, const std::string& binary);
+  CompiledKernel(int device, const std::string& binary);
   ~CompiledKernel();
   CompiledKernel(const CompiledKernel&) = delete;
   CompiledKernel& operator=(const CompiledKernel&) = delete;

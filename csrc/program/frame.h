@@ -16,8 +16,8 @@ struct Frame {
   Real* active;
 };
 
-// The same pointer, to the beginning of a part of a task's memory. A kernel that is compiled for one
-// call is told here that it is aligned, and in which memory it is.
+// The same pointer, to the beginning of a part of a task's memory. A kernel that is compiled for
+// one call is told here that it is aligned, and in which memory it is.
 template <class Real>
 FM_HD Real* part_of_task(Real* part) {
 #ifdef FM_COMPILED

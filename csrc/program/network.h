@@ -13,11 +13,7 @@ class Network {
  public:
   FM_DEVICE Network(Team& team, const Program& program, int64_t samples, bool of_support = true,
                     Support<Real> support = {})
-      : team_(team),
-        ops_(program),
-        samples_(samples),
-        of_support_(of_support),
-        support_(support) {}
+      : team_(team), ops_(program), samples_(samples), of_support_(of_support), support_(support) {}
 
   // Writes the values.
   FM_DEVICE_ONCE void forward(Place place, const Frame<Real>& values,

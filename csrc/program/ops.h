@@ -1,6 +1,6 @@
 // The ops of a program as its passes go over them: read from the program's arrays; or known to the
-// compiler, in a kernel that is compiled for one call (cuda/compiled.cuh). Such a kernel has code of
-// its own for every op, with the sizes as constants.
+// compiler, in a kernel that is compiled for one call (cuda/compiled.cuh). Such a kernel has code
+// of its own for every op, with the sizes as constants.
 #pragma once
 
 #include "activation.h"
@@ -89,10 +89,10 @@ FM_HD LossKind loss_of(const Program& program) { return program.loss; }
 
 template <OpKind kind>
 struct RuleOf;
-#define FM_RULE(kind, Rule)      \
-  template <>                    \
-  struct RuleOf<OpKind::kind> {  \
-    using type = Rule;           \
+#define FM_RULE(kind, Rule)     \
+  template <>                   \
+  struct RuleOf<OpKind::kind> { \
+    using type = Rule;          \
   };
 FM_OPS(FM_RULE)
 #undef FM_RULE

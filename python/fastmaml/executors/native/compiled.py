@@ -19,12 +19,15 @@ from pathlib import Path
 from threading import Lock
 
 from ...cache import cache_folder
+from ...extension import cuda_extension
 from . import nvrtc
 
 RUNS_BEFORE = 20
 """Runs of one recipe on the kernel for all calls; FASTMAML_COMPILE is another number, or never."""
 
-_lock = Lock()  # one compilation at a time
+_lock = Lock()
+_kernels: dict[tuple[str, int], object] = {}
+"""By source and device, for good: work on a stream may still need a kernel that no recipe holds."""
 
 
 @cache
@@ -38,21 +41,33 @@ def runs_before() -> int | None:
     return int(given)
 
 
+def kernel(source: str, device: int) -> object:
+    """The `CompiledKernel` of a source on a device. One is compiled at a time.
+
+    Raises nvrtc.CompileError, and RuntimeError where the device does not take it.
+    """
+    extension = cuda_extension()
+    with _lock:
+        if (source, device) not in _kernels:
+            made = extension.CompiledKernel(device, binary(source, extension.architecture(device)))
+            _kernels[source, device] = made
+        return _kernels[source, device]
+
+
 def binary(source: str, architecture: str) -> bytes:
     """The cubin of a source, from the cache's folder if it is there; raises nvrtc.CompileError."""
     what = "\0".join((source, architecture, nvrtc.version(), *nvrtc.OPTIONS))
     name = hashlib.sha256(what.encode()).hexdigest()[:32]
     path = cache_folder() / "kernels" / f"{name}.cubin"
-    with _lock:
-        try:
-            return path.read_bytes()
-        except OSError:
-            made = _compile(source, architecture)
-        try:
-            _write(path, made)
-        except OSError as error:
-            warnings.warn(f"a kernel will be compiled again next time: {error}", stacklevel=4)
-        return made
+    try:
+        return path.read_bytes()
+    except OSError:
+        made = _compile(source, architecture)
+    try:
+        _write(path, made)
+    except OSError as error:
+        warnings.warn(f"a kernel will be compiled again next time: {error}", stacklevel=5)
+    return made
 
 
 def _compile(source: str, architecture: str) -> bytes:

@@ -86,7 +86,7 @@ class CudaLauncher:
         self._plan = self._extension.plan(*self._call, entries, is_double, device.index)
         self._runs = 0
         self._kernel: object = None
-        self._no_kernel: str | None = None  # why there will be none
+        self._failed = False  # to compile it
         self._workspace = torch.empty((), dtype=self._dtype, device=device).expand(
             self._plan.workspace
         )
@@ -98,7 +98,7 @@ class CudaLauncher:
     def run(self, tensors: list[Tensor], seed: int) -> None:
         """The call on its table of tensors; returns before it is done."""
         workspace = torch.empty_like(self._workspace)
-        if self._kernel is None and self._no_kernel is None:
+        if self._kernel is None and not self._failed:
             self._maybe_compile()
         self._extension.run(
             self._plan,
@@ -114,28 +114,22 @@ class CudaLauncher:
     def _maybe_compile(self) -> None:
         """Before a run: makes the kernel if it is time to."""
         before = compiled.runs_before()
-        if before is None:
-            self._no_kernel = "FASTMAML_COMPILE is never"
-            return
         self._runs += 1
         # while a graph is captured, nothing can be loaded
-        if self._runs <= before or torch.cuda.is_current_stream_capturing():
+        if before is None or self._runs <= before or torch.cuda.is_current_stream_capturing():
             return
         source = self._extension.source(self._plan, *self._call, self._is_double)
         try:
-            binary = compiled.binary(source, self._extension.architecture(self._device.index))
-            self._kernel = self._extension.CompiledKernel(self._plan, binary)
+            self._kernel = compiled.kernel(source, self._device.index)
         except (nvrtc.CompileError, RuntimeError) as error:
-            self._no_kernel = str(error)
+            self._failed = True
             warnings.warn(f"no kernel is compiled for these calls: {error}", stacklevel=2)
 
-    def _kernel_state(self) -> str:
-        if self._kernel is not None:
-            return "by a kernel compiled for such calls"
-        if self._no_kernel is not None:
-            return f"by the kernel for all calls ({self._no_kernel.splitlines()[0]})"
+    def _kernel_of_runs(self) -> str:
         before = compiled.runs_before()
-        return f"by the kernel for all calls, and after {before} runs by one compiled for these"
+        if before is None:
+            return "the kernel for all calls (FASTMAML_COMPILE is never)"
+        return f"the kernel for all calls, and after {before} runs one compiled for these"
 
     def placement(self) -> str:
         """Where a task runs, where its memory is, and which kernel runs it."""
@@ -145,7 +139,7 @@ class CudaLauncher:
             f"{plan.blocks_a_task} x {plan.lanes} threads a task, {plan.teams} tasks at a time, up "
             f"to {plan.blocks_together} on one multiprocessor; {plan.fast_size * kib:.3g} KiB of a "
             f"task in shared memory and {plan.slow_size * kib:.3g} KiB in global; workspace "
-            f"{plan.workspace * kib / 1024:.3g} MiB; {self._kernel_state()}"
+            f"{plan.workspace * kib / 1024:.3g} MiB; {self._kernel_of_runs()}"
         )
 
     def trajectory(self) -> None:
