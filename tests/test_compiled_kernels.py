@@ -116,6 +116,30 @@ def test_binaries_are_kept(monkeypatch, tmp_path):
     assert len(made) == 3
 
 
+def test_a_damaged_binary_is_made_anew(monkeypatch, tmp_path):
+    class Extension:
+        architecture = staticmethod(lambda device: f"sm_9{device}")
+
+        @staticmethod
+        def CompiledKernel(device: int, binary: bytes) -> bytes:
+            if binary != b"sound":
+                raise RuntimeError("CUDA: a compiled kernel cannot be loaded")
+            return binary
+
+    monkeypatch.setenv("FASTMAML_CACHE", str(tmp_path))
+    monkeypatch.setattr(compiled, "_kernels", {})
+    monkeypatch.setattr(compiled, "cuda_extension", Extension)
+    monkeypatch.setattr(nvrtc, "version", lambda: "13.0")
+    monkeypatch.setattr(nvrtc, "compile_source", lambda *_: b"sound")
+    assert compiled.kernel("a", 0) == b"sound"
+    (path,) = (tmp_path / "kernels").glob("*.cubin")
+    path.write_bytes(b"half")
+    compiled._kernels.clear()
+    assert compiled.kernel("a", 0) == b"sound"
+    assert path.read_bytes() == b"sound"
+    assert list(compiled._kernels) == [("a", 0)]
+
+
 def test_a_folder_that_cannot_be_written_to(monkeypatch, tmp_path):
     (tmp_path / "cache").write_text("no folder")
     monkeypatch.setenv("FASTMAML_CACHE", str(tmp_path / "cache"))

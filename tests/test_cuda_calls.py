@@ -289,7 +289,7 @@ def test_calls_go_on_where_no_kernel_can_be_compiled(monkeypatch):
     skip_if_refused("native")
     monkeypatch.setattr(compiled, "runs_before", lambda: 0)
     monkeypatch.setattr(compiled, "_kernels", {})
-    monkeypatch.setattr(compiled, "binary", lambda *_: b"no kernel")
+    monkeypatch.setattr(compiled, "binary", lambda *_, **__: b"no kernel")
     problem = Problem("native", seed=11)
     with pytest.warns(UserWarning, match="no kernel is compiled"):
         found = problem.results()

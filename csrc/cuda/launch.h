@@ -56,8 +56,7 @@ FM_DEVICE void relocate(char* image) {
   });
 }
 
-// An image as the argument of a kernel, which has one of two sizes: programs that need the larger
-// one pay for it.
+// An image as the argument of a kernel, which is one of two sizes: few programs need the larger.
 template <int capacity>
 struct Image {
   alignas(16) char bytes[capacity];

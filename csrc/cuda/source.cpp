@@ -8,7 +8,7 @@
 namespace fastmaml {
 namespace {
 
-// Numbers of the program are written as they are in decimal, attributes to the last bit.
+// Floats to the last bit.
 template <class T>
 std::string pair(const T (&values)[2]) {
   std::ostringstream text;
@@ -21,7 +21,7 @@ std::string kind(const char* name, Kind value) {
   return std::string(name) + '(' + std::to_string(static_cast<int32_t>(value)) + ')';
 }
 
-// An array has one element at least: one of zeros where the program has none.
+// An array in C++ has an element: one of zeros where the program has none.
 template <class T, class Write>
 void write_array(std::ostream& to, const char* type, const char* name, const T* begin,
                  int32_t count, Write write) {
@@ -44,7 +44,8 @@ void write_program(std::ostream& to, const Program& program) {
   write_array(to, "Slot", "slots", program.slots, program.slot_count, [&](const Slot& slot) {
     to << '{' << slot.size << ", " << slot.adapted << ", " << slot.offset << "},\n";
   });
-  to << "constexpr LossKind loss = " << kind("LossKind", program.loss) << ";\n";
+  to << "constexpr int op_count = " << program.op_count << ";\n"
+     << "constexpr LossKind loss = " << kind("LossKind", program.loss) << ";\n";
 }
 
 void write_count(std::ostream& to, const char* name, const SamplesArgument& samples) {

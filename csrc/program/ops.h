@@ -141,7 +141,7 @@ class Ops {
   }
 
  private:
-  static constexpr int count = sizeof known::ops / sizeof(Op);
+  static constexpr int count = known::op_count;
 
   template <bool is_backward, class Visit, int... indices>
   FM_HD static void visit_each(Visit visit, Indices<indices...>) {

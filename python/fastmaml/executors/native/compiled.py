@@ -8,6 +8,7 @@ wherever the kernel comes from: results, whose last digits may differ, depend on
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import sys
@@ -49,20 +50,28 @@ def kernel(source: str, device: int) -> object:
     extension = cuda_extension()
     with _lock:
         if (source, device) not in _kernels:
-            made = extension.CompiledKernel(device, binary(source, extension.architecture(device)))
+            architecture = extension.architecture(device)
+            kept = binary(source, architecture)
+            try:
+                made = extension.CompiledKernel(device, kept)
+            except RuntimeError:  # damaged, perhaps
+                made = extension.CompiledKernel(device, binary(source, architecture, anew=True))
             _kernels[source, device] = made
         return _kernels[source, device]
 
 
-def binary(source: str, architecture: str) -> bytes:
-    """The cubin of a source, from the cache's folder if it is there; raises nvrtc.CompileError."""
+def binary(source: str, architecture: str, anew: bool = False) -> bytes:
+    """The cubin of a source, from the cache's folder if it is there and not to be made `anew`.
+
+    Raises nvrtc.CompileError.
+    """
     what = "\0".join((source, architecture, nvrtc.version(), *nvrtc.OPTIONS))
     name = hashlib.sha256(what.encode()).hexdigest()[:32]
     path = cache_folder() / "kernels" / f"{name}.cubin"
-    try:
-        return path.read_bytes()
-    except OSError:
-        made = _compile(source, architecture)
+    if not anew:
+        with contextlib.suppress(OSError):
+            return path.read_bytes()
+    made = _compile(source, architecture)
     try:
         _write(path, made)
     except OSError as error:
