@@ -30,6 +30,9 @@ void write_array(std::ostream& to, const char* type, const char* name, const T* 
   to << (count ? "};\n" : "{}};\n");
 }
 
+// A field more would be written as zero.
+static_assert(sizeof(Op) == 80 && sizeof(Value) == 40 && sizeof(Slot) == 24);
+
 void write_program(std::ostream& to, const Program& program) {
   write_array(to, "Op", "ops", program.ops, program.op_count, [&](const Op& op) {
     to << '{' << kind("OpKind", op.kind) << ", " << pair(op.input) << ", " << op.output << ", "
