@@ -16,7 +16,8 @@ bool plain_and(py::handle tensor, Function holds) {
     int64_t count = 1;
     for (int axis = 0; axis < view.rank(); ++axis) count *= view.shape()[axis];
     return holds(reinterpret_cast<const T*>(view.address()), count);
-  } catch (const py::error_already_set&) {
+  } catch (const py::error_already_set& error) {
+    if (!error.matches(PyExc_Exception)) throw;  // Ctrl-C
     return false;
   }
 }
