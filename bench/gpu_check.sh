@@ -54,6 +54,16 @@ run_sanitizer() {
     -k "native and (test_ops or test_losses)" 2>&1 | tee -a "$OUT/sanitizers.log" | tail -20
 }
 
+# `run_sanitizers SECONDS`, each
+run_sanitizers() {
+  local failed=0
+  : >"$OUT/sanitizers.log"
+  for tool in memcheck racecheck; do
+    run_sanitizer "$tool" "$1" || failed=1
+  done
+  return "$failed"
+}
+
 # Results are written after each workload, so those that were done in time are there.
 compare() {
   timeout --signal=INT --kill-after=10 "$1" \
@@ -88,18 +98,14 @@ case "${1:-}" in
   build-test)
     build
     run_tests tests.log 300 tests/test_cuda_*.py || failed=1
-    : >"$OUT/sanitizers.log"
-    run_sanitizer memcheck 45 || failed=1
-    run_sanitizer racecheck 45 || failed=1
+    run_sanitizers 45 || failed=1
     ;;
   compiled)
     build
     export FASTMAML_COMPILE=0
     run_tests compiled.log 240 tests/test_cuda_algorithms.py tests/test_cuda_calls.py \
       -k "native or kernel" || failed=1
-    : >"$OUT/sanitizers.log"
-    run_sanitizer memcheck 60 || failed=1
-    run_sanitizer racecheck 60 || failed=1
+    run_sanitizers 60 || failed=1
     ;;
   compare-cuda)
     build

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from types import ModuleType
 
 import fastmaml as fm
@@ -29,7 +30,7 @@ def compiler() -> None:
         pytest.skip(str(error))
 
 
-def every_op() -> nn.Sequential:
+def several_ops() -> nn.Sequential:
     return nn.Sequential(
         nn.Linear(4, 8), nn.LayerNorm(8), nn.Tanh(), nn.Dropout(0.2), nn.Linear(8, 8),
         nn.BatchNorm1d(8, track_running_stats=False), nn.ReLU(), nn.Linear(8, 3),
@@ -72,7 +73,7 @@ def source(
 def test_it_compiles(
     monkeypatch, module, compiler, architecture: str, dtype: torch.dtype, sizes: dict[str, int]
 ):
-    text = source(monkeypatch, module, every_op().to(dtype), **sizes)
+    text = source(monkeypatch, module, several_ops().to(dtype), **sizes)
     binary = nvrtc.compile_source(text, architecture)
     assert binary.startswith(b"\x7fELF")
     assert b"run_compiled" in binary
@@ -149,20 +150,24 @@ def test_a_folder_that_cannot_be_written_to(monkeypatch, tmp_path):
         assert compiled.binary("a", "sm_90") == b"made"
 
 
-@pytest.mark.parametrize(("given", "runs"), [("7", 7), ("0", 0), ("never", None)])
-def test_when_it_is_compiled(monkeypatch, given: str, runs: int | None):
-    monkeypatch.setenv("FASTMAML_COMPILE", given)
+@pytest.fixture
+def setting(monkeypatch) -> Iterator[pytest.MonkeyPatch]:
+    """FASTMAML_COMPILE, which is read once."""
     compiled.runs_before.cache_clear()
+    yield monkeypatch
+    compiled.runs_before.cache_clear()
+
+
+@pytest.mark.parametrize(("given", "runs"), [("7", 7), ("0", 0), ("never", None)])
+def test_when_it_is_compiled(setting, given: str, runs: int | None):
+    setting.setenv("FASTMAML_COMPILE", given)
     assert compiled.runs_before() == runs
-    monkeypatch.delenv("FASTMAML_COMPILE")
+    setting.delenv("FASTMAML_COMPILE")
     compiled.runs_before.cache_clear()
     assert compiled.runs_before() == compiled.RUNS_BEFORE
 
 
-def test_a_wrong_setting_is_named(monkeypatch):
-    monkeypatch.setenv("FASTMAML_COMPILE", "soon")
-    compiled.runs_before.cache_clear()
+def test_a_wrong_setting_is_named(setting):
+    setting.setenv("FASTMAML_COMPILE", "soon")
     with pytest.raises(ValueError, match=r"FASTMAML_COMPILE is 'soon'.*number of runs, or never"):
         compiled.runs_before()
-    monkeypatch.delenv("FASTMAML_COMPILE")
-    compiled.runs_before.cache_clear()

@@ -15,6 +15,7 @@ struct LaneSizes {
 };
 #else
 struct LaneSizes {
+  FM_HD LaneSizes(int, int, int) {}
   static constexpr int log_size = known::log_lanes, log_blocks = known::log_blocks,
                        scratch = known::scratch_size;
 };

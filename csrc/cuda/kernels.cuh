@@ -39,11 +39,7 @@ __device__ __noinline__ void run_block(const char* image, int image_size, int sc
   const TaskMemory<Real> memory{reinterpret_cast<Real*>(copy + image_size),
                                 launch.slow + team_index * launch.slow_stride};
   using Team = TeamBlock<Real, DeviceLanes<Real>>;
-#ifdef FM_COMPILED
-  const LaneSizes sizes;
-#else
   const LaneSizes sizes{launch.log_lanes, launch.log_blocks, scratch_size};
-#endif
   Team team{DeviceLanes<Real>(sizes, block)};
   for (int64_t chunk = team_index; chunk < launch.chunks; chunk += teams) {
     Real* sums = launch.sums + chunk * launch.sum_stride;

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import uuid
 import warnings
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from ..cache import cache_folder
+from ..cache import cache_folder, write_whole
 from .dataset import ClassDataset
 from .glyph_rendering import FACES, IMAGE_SIZE, GlyphImages, draw_glyphs, script_of
 from .glyph_selection import SPLITS, select_classes, split_of
@@ -117,12 +116,5 @@ def _read(path: Path) -> GlyphImages | None:
 
 
 def _write(path: Path, glyphs: GlyphImages) -> None:
-    """Writes beside `path` and renames, so that no reader ever sees half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.stem}-{uuid.uuid4().hex}.partial")
-    try:
-        with open(partial, "xb") as file:
-            np.savez_compressed(file, images=glyphs.images, codes=glyphs.codes, faces=glyphs.faces)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    arrays = {"images": glyphs.images, "codes": glyphs.codes, "faces": glyphs.faces}
+    write_whole(path, lambda file: np.savez_compressed(file, **arrays))

@@ -12,14 +12,12 @@ import contextlib
 import hashlib
 import os
 import sys
-import tempfile
 import time
 import warnings
 from functools import cache
-from pathlib import Path
 from threading import Lock
 
-from ...cache import cache_folder
+from ...cache import cache_folder, write_whole
 from ...extension import cuda_extension
 from . import nvrtc
 
@@ -73,7 +71,7 @@ def binary(source: str, architecture: str, anew: bool = False) -> bytes:
             return path.read_bytes()
     made = _compile(source, architecture)
     try:
-        _write(path, made)
+        write_whole(path, lambda file: file.write(made))
     except OSError as error:
         warnings.warn(f"a kernel will be compiled again next time: {error}", stacklevel=5)
     return made
@@ -89,11 +87,3 @@ def _compile(source: str, architecture: str) -> bytes:
     if shows:
         sys.stderr.write(f"{time.perf_counter() - start:.0f} s\n")
     return made
-
-
-def _write(path: Path, made: bytes) -> None:
-    """All of it or nothing, whoever else writes the same."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-        file.write(made)
-    Path(file.name).replace(path)
