@@ -46,7 +46,7 @@ def source(
     class Launcher(recipes.CpuLauncher):
         def __init__(self, *call: object) -> None:
             super().__init__(*call)
-            described.append(call[:3])
+            described.append(call)
 
     monkeypatch.setattr(recipes, "CpuLauncher", Launcher)
     torch.manual_seed(0)
@@ -56,17 +56,27 @@ def source(
     fm.MAML(model, lr=0.1, steps=2, backend="native")(x, y, x, y).loss.backward()
     plan = module.LaunchPlan()
     chosen = {"log_lanes": 7, "log_blocks": 0, "scratch_size": 4096, "blocks_together": 1}
-    for name, value in {**chosen, "image_bytes": 3000, "slow_size": 0, **sizes}.items():
+    for name, value in {
+        **chosen,
+        "image_bytes": 3000,
+        "fast_size": 1 << 14,
+        "slow_size": 0,
+        **sizes,
+    }.items():
         setattr(plan, name, value)
-    program, call, is_double = described[-1]
-    return module.source(plan, program, call, is_double)
+    program, call, is_double, entries = described[-1]
+    return module.source(plan, program, call, entries, is_double)
 
 
 @pytest.mark.parametrize(
     ("architecture", "dtype", "sizes"),
     [
         ("sm_75", torch.float64, {}),
-        ("sm_90", torch.float32, {"log_lanes": 9, "log_blocks": 2, "slow_size": 64}),
+        (
+            "sm_90",
+            torch.float32,
+            {"log_lanes": 9, "log_blocks": 2, "fast_size": 0, "slow_size": 64},
+        ),
     ],
     ids=["Turing, all shared", "Hopper, clusters"],
 )

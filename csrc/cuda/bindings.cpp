@@ -44,7 +44,7 @@ PYBIND11_MODULE(_native_cuda, m) {
       .def_readwrite("scratch_size", &LaunchPlan::scratch_size)
       .def_readwrite("image_bytes", &LaunchPlan::image_bytes)
       .def_property_readonly("lanes", &LaunchPlan::lanes)
-      .def_readonly("fast_size", &LaunchPlan::fast_size)
+      .def_readwrite("fast_size", &LaunchPlan::fast_size)
       .def_readwrite("slow_size", &LaunchPlan::slow_size)
       .def_readwrite("blocks_together", &LaunchPlan::blocks_together)
       .def_property_readonly("blocks_a_task", &LaunchPlan::blocks_a_task)
@@ -57,7 +57,8 @@ PYBIND11_MODULE(_native_cuda, m) {
            }),
            py::arg("device"), py::arg("binary"));
   m.def("source", compiled_source, py::arg("plan"), py::arg("program"), py::arg("call"),
-        py::arg("is_double"), "The source of such a kernel, for NVRTC; it names no tensor.");
+        py::arg("tensors"), py::arg("is_double"),
+        "The source of such a kernel, for NVRTC; it names no tensor.");
   m.def("architecture", architecture, py::arg("device"), "What it is to be compiled for.");
 
   m.def("plan", plan_call, py::arg("program"), py::arg("call"), py::arg("tensors"),

@@ -209,10 +209,7 @@ template <class Real>
 LaunchPlan plan_launch(const ProgramOwner& program, const CallArgument& argument, int64_t tensors,
                        int device) {
   const DeviceGuard guard(device);
-  // Any addresses will do: what counts is which tensors there are.
-  std::vector<Address> addresses(tensors, alignof(double));
-  addresses[0] = 0;
-  const CallOwner<Real> owner(program, argument, addresses, 0);
+  const CallOwner<Real> owner(program, argument, any_addresses(tensors), 0);
   const Call<Real>& call = owner.call();
   check_sizes(call);
   LaunchPlan plan{};

@@ -31,8 +31,14 @@ __device__ __noinline__ void run_block(const char* image, int image_size, int sc
   if (threadIdx.x == 0) relocate<Real>(copy);
   __syncthreads();
   const Launch<Real>& launch = *reinterpret_cast<const Launch<Real>*>(copy);
+#ifndef FM_COMPILED
   const Call<Real>& call = launch.call;
   const Workspace& workspace = launch.workspace;
+#else
+  Call<Real> call = launch.call;
+  Workspace workspace = launch.workspace;
+  known::tell(call, workspace);
+#endif
   const int team_index = blockIdx.x >> launch.log_blocks;
   const int teams = gridDim.x >> launch.log_blocks;
   const int block = blockIdx.x & ((1 << launch.log_blocks) - 1);

@@ -67,6 +67,7 @@ struct Call {
   int64_t steps;
   double momentum;
   const double* step_weights;  // [K + 1]
+  bool weighs_steps;           // whether one before the last is not zero
   bool first_order;
   uint32_t seed;
 

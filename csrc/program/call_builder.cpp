@@ -1,6 +1,7 @@
 #include "call_builder.h"
 
 #include <algorithm>
+#include <cstddef>
 
 namespace fastmaml {
 namespace {
@@ -11,6 +12,12 @@ constexpr int64_t tape_memory = int64_t{32} << 20;
 
 }  // namespace
 
+std::vector<Address> any_addresses(int64_t tensors) {
+  std::vector<Address> addresses(tensors, alignof(std::max_align_t));
+  addresses[0] = 0;
+  return addresses;
+}
+
 template <class Real>
 CallOwner<Real>::CallOwner(const ProgramOwner& program, const CallArgument& a,
                            const std::vector<Address>& addresses, uint32_t seed)
@@ -20,6 +27,8 @@ CallOwner<Real>::CallOwner(const ProgramOwner& program, const CallArgument& a,
   call_.steps = a.steps;
   call_.momentum = a.momentum;
   call_.step_weights = a.step_weights.data();
+  call_.weighs_steps = a.steps > 0 && std::any_of(a.step_weights.begin(), a.step_weights.end() - 1,
+                                                  [](double weight) { return weight != 0; });
   call_.first_order = a.first_order;
   call_.seed = seed;
   add_parameters(a);
@@ -105,12 +114,9 @@ int64_t CallOwner<Real>::add_summed(Ref gradient, int64_t size) {
 template <class Real>
 void CallOwner<Real>::decide_what_is_kept(const CallArgument& a) {
   const bool adjoint = call_.differentiate && call_.through_steps;
-  const bool query_between =
-      a.steps > 0 && std::any_of(a.step_weights.begin(), a.step_weights.end() - 1,
-                                 [](double weight) { return weight != 0; });
   const bool rate_wanted = std::any_of(rates_.begin(), rates_.end(),
                                        [](const Rate<Real>& rate) { return rate.grad >= 0; });
-  call_.keep_phi = adjoint && (!call_.first_order || query_between);
+  call_.keep_phi = adjoint && (!call_.first_order || call_.weighs_steps);
   call_.keep_states = adjoint && rate_wanted;
   // With one number as the rate of a slot, a step is phi + (-rate) y_bar^T x.
   bool is_one_number = true, is_one_rate = true;

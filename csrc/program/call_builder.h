@@ -57,6 +57,10 @@ struct CallArgument {
   std::vector<Ref> vectors, products;
 };
 
+// A table of addresses for a call that is not run: any will do, what counts is which tensors there
+// are.
+std::vector<Address> any_addresses(int64_t tensors);
+
 // A Call and the arrays that it points to. `argument` must outlive it, the table of addresses need
 // not.
 template <class Real>

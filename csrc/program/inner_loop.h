@@ -29,19 +29,18 @@ class InnerLoop : TaskView<Team, Real> {
                       TaskMemory<Real> memory, Real* summed, int64_t task, Real* totals = nullptr)
       : View(team, call, workspace, memory, task),
         summed_(summed),
-        totals_(totals ? totals : summed),
-        support_(team, call.program, size_of(call.support), true, support_samples()),
-        query_(team, call.program, size_of(call.query), false, support_samples()) {}
+        totals_(totals ? totals : summed) {}
 
-  FM_DEVICE_ONCE void run() {
+  FM_DEVICE_KNOWN void run() {
     gather_initial();
     if (call_.steps > 0) {
-      support_.forward(Place::fixed, support_values(0), parameters(0), support_draw(0));
+      support().forward(the<Place::fixed>(), support_values(0), parameters(0), support_draw(0));
     }
     if (call_.query.x) {
-      query_.forward(Place::fixed, query_values(), parameters(0), query_draw(0));
+      query().forward(the<Place::fixed>(), query_values(), parameters(0), query_draw(0));
     }
     double loss[Team::most_tasks] = {};
+    FM_UNROLL(1)
     for (int64_t k = 0; k < call_.steps; ++k) {
       if (team_.stopped()) return;
       if (counts(k)) add_query_loss(k, loss);
@@ -60,9 +59,9 @@ class InnerLoop : TaskView<Team, Real> {
   }
 
   // products = H vectors at the initial parameters.
-  FM_DEVICE_ONCE void hessian_vector_product() {
+  FM_DEVICE_KNOWN void hessian_vector_product() {
     gather_initial();
-    support_.forward(Place::fixed, support_values(0), parameters(0), support_draw(0));
+    support().forward(the<Place::fixed>(), support_values(0), parameters(0), support_draw(0));
     support_gradient(0, {});
     Real* u = part(ws_.u);
     Real* v = part(ws_.v);
@@ -83,21 +82,30 @@ class InnerLoop : TaskView<Team, Real> {
   using View::query_values, View::query_bars, View::support_draw, View::query_draw;
   using View::support_values, View::support_bars, View::support_dots, View::support_bar_dots;
 
+  // Made anew for every pass: a pass is a function of its own on a GPU, and what is known of the
+  // rest of this object would be lost if it knew where that is.
+  FM_DEVICE Network<Team, Real, SupportCount> support() const {
+    return {team_, program_, size_of(call_.support), true, support_samples()};
+  }
+  FM_DEVICE Network<Team, Real, QueryCount> query() const {
+    return {team_, program_, size_of(call_.query), false, support_samples()};
+  }
+
   // ---- forward ----------------------------------------------------------------------------
 
   // Forward and backward on the support samples at phi_k; where the gradient goes.
-  FM_DEVICE_ONCE void support_gradient(int64_t k, const Gradients<Real>& gradient) {
+  FM_DEVICE_KNOWN void support_gradient(int64_t k, const Gradients<Real>& gradient) {
     const Frame<Real> values = support_values(k), bars = support_bars(k);
-    support_.forward(Place::active, values, parameters(k), support_draw(k));
+    support().forward(the<Place::active>(), values, parameters(k), support_draw(k));
     const LossInputs<Real> inputs = loss_inputs(call_.support, values);
     const LossGradients<Real> to{at(bars, output(), inputs.samples), false, nullptr, nullptr};
     with_loss(loss_of(program_),
               [&](auto layer) { layer.backward(team_, inputs, LossSeed<Real>{1, nullptr}, to); });
-    support_.backward(Place::active, values, bars, parameters(k), gradient, call_.active,
-                      support_draw(k));
+    support().backward(the<Place::active>(), values, bars, parameters(k), gradient,
+                       active_of(call_), support_draw(k));
   }
 
-  FM_DEVICE_ONCE void inner_step(int64_t k) {
+  FM_DEVICE_KNOWN void inner_step(int64_t k) {
     if (call_.fuse_step) {
       support_gradient(k, {phi(k + 1), phi(k), call_.rates, k, nullptr, task_, nullptr});
       return;
@@ -108,11 +116,14 @@ class InnerLoop : TaskView<Team, Real> {
   }
 
   // Whether the query loss after k steps counts: 0 times what has diverged is 0.
-  FM_DEVICE bool counts(int64_t k) const { return call_.task_loss && call_.step_weights[k] != 0; }
+  FM_DEVICE bool counts(int64_t k) const {
+    return call_.task_loss && (call_.weighs_steps || k == call_.steps) &&
+           call_.step_weights[k] != 0;
+  }
 
   // Adds c_k l_q(phi_k) of each task, if it counts; leaves the query's values behind.
-  FM_DEVICE_ONCE void add_query_loss(int64_t k, double* loss) {
-    query_.forward(Place::active, query_values(), parameters(k), query_draw(k));
+  FM_DEVICE_KNOWN void add_query_loss(int64_t k, double* loss) {
+    query().forward(the<Place::active>(), query_values(), parameters(k), query_draw(k));
     if (!counts(k)) return;
     const LossInputs<Real> inputs = loss_inputs(call_.query, query_values());
     Real* sample_loss = part(ws_.sample_loss);
@@ -138,7 +149,7 @@ class InnerLoop : TaskView<Team, Real> {
 
   // ---- adjoint ----------------------------------------------------------------------------
 
-  FM_DEVICE_ONCE void adjoint() {
+  FM_DEVICE_KNOWN void adjoint() {
     const int64_t K = call_.steps;
     Real* v = part(ws_.v);
     Real* r = call_.momentum != 0 ? part(ws_.r) : nullptr;
@@ -150,10 +161,13 @@ class InnerLoop : TaskView<Team, Real> {
     if (call_.adapted_bar) add_adapted_bar(v);
     if ((call_.task_loss_bar && counts(K)) || call_.prediction_bar) add_query_gradient(K, v);
     if (call_.through_steps) {
+      FM_UNROLL(1)
       for (int64_t k = K - 1; k >= 0; --k) {
         if (team_.stopped()) return;
         const int64_t after = K - 1 - k;  // steps after this one
-        if (after > 0 && after % call_.segment == 0 && !restore_segment(k)) return;
+        if (call_.segment < K && after > 0 && after % call_.segment == 0 && !restore_segment(k)) {
+          return;
+        }
         if (!call_.keep_tape && !call_.first_order) support_gradient(k, {});
         if (call_.fuse_adjoint) {
           // H u = -rate H v, so v itself is the direction; u has room for what comes of it.
@@ -164,12 +178,13 @@ class InnerLoop : TaskView<Team, Real> {
           if (!call_.first_order) add_hessian_product(k, u, gradients(v));
         }
         if (call_.task_loss_bar && counts(k)) {
-          query_.forward(Place::active, query_values(), parameters(k), query_draw(k));
+          query().forward(the<Place::active>(), query_values(), parameters(k), query_draw(k));
           add_query_gradient(k, v);
         }
       }
     }
     backward_fixed();
+    FM_UNROLL(1)
     for (int32_t slot = 0; slot < program_.slot_count; ++slot) {
       const Slot& s = program_.slots[slot];
       if (s.adapted) add_initial_gradient(s, call_.parameters[slot], v + s.offset);
@@ -178,9 +193,10 @@ class InnerLoop : TaskView<Team, Real> {
 
   // Computes again what is kept of the segment that ends with the step `last`, whose own phi_{k+1}
   // nobody needs any more. False: stopped.
-  FM_DEVICE_ONCE bool restore_segment(int64_t last) {
+  FM_DEVICE_KNOWN bool restore_segment(int64_t last) {
     const int64_t first = last < call_.segment ? 0 : last + 1 - call_.segment;
     if (first == 0) gather_initial();
+    FM_UNROLL(1)
     for (int64_t k = first; k < last; ++k) {
       if (team_.stopped()) return false;
       inner_step(k);
@@ -209,6 +225,7 @@ class InnerLoop : TaskView<Team, Real> {
   }
 
   FM_DEVICE void add_adapted_bar(Real* v) {
+    FM_UNROLL(1)
     for (int32_t slot = 0; slot < program_.slot_count; ++slot) {
       const Slot& s = program_.slots[slot];
       if (s.adapted && call_.adapted_bar[slot]) {
@@ -225,10 +242,10 @@ class InnerLoop : TaskView<Team, Real> {
 
   // Adds the gradient of c_k task_loss_bar l_q(phi_k), and at phi_K of prediction_bar, to v and
   // to all else that the query reads. The query's values are those of phi_k.
-  FM_DEVICE_ONCE void add_query_gradient(int64_t k, Real* v) {
+  FM_DEVICE_KNOWN void add_query_gradient(int64_t k, Real* v) {
     const Frame<Real> values = query_values(), bars = query_bars();
     const LossInputs<Real> inputs = loss_inputs(call_.query, values);
-    LossGradients<Real> to = loss_gradients(call_.query, bars);
+    LossGradients<Real> to = loss_gradients(call_.query, query_wanted_of(call_), bars);
     if (k == call_.steps && call_.prediction_bar && to.prediction) {
       const Real* given = call_.prediction_bar + task_ * call_.query.count * call_.output_size;
       put_each(team_, inputs.samples * call_.output_size, to.prediction, to.add_prediction,
@@ -240,23 +257,23 @@ class InnerLoop : TaskView<Team, Real> {
       const LossSeed<Real> seed{Real(call_.step_weights[k]), call_.task_loss_bar + task_};
       with_loss(loss_of(program_), [&](auto layer) { layer.backward(team_, inputs, seed, to); });
     }
-    query_.backward(Place::active, values, bars, parameters(k), gradients(v), call_.query.wanted,
-                    query_draw(k));
+    query().backward(the<Place::active>(), values, bars, parameters(k), gradients(v),
+                     query_wanted_of(call_), query_draw(k));
   }
 
   // Adds H_k u to v, where `to` says, and the same for all else that the support loss reads.
-  FM_DEVICE_ONCE void add_hessian_product(int64_t k, const Real* u, const Gradients<Real>& to) {
+  FM_DEVICE_KNOWN void add_hessian_product(int64_t k, const Real* u, const Gradients<Real>& to) {
     const Frame<Real> values = support_values(k), bars = support_bars(k);
     const Frame<Real> dots = support_dots(), bar_dots = support_bar_dots();
     const Parameters<Real> along{u, nullptr, task_};
-    support_.forward_jvp(values, dots, parameters(k), along, support_draw(k));
+    support().forward_jvp(values, dots, parameters(k), along, support_draw(k));
     const LossInputs<Real> inputs = loss_inputs(call_.support, values);
     with_loss(loss_of(program_), [&](auto layer) {
       layer.backward_jvp(team_, inputs, at(dots, output(), inputs.samples),
-                         loss_gradients(call_.support, bar_dots));
+                         loss_gradients(call_.support, support_wanted_of(call_), bar_dots));
     });
-    support_.backward_jvp(values, bars, dots, bar_dots, parameters(k), along, to,
-                          call_.support.wanted, support_draw(k));
+    support().backward_jvp(values, bars, dots, bar_dots, parameters(k), along, to,
+                           support_wanted_of(call_), support_draw(k));
   }
 
   FM_DEVICE static void swap(Real*& a, Real*& b) {
@@ -270,19 +287,17 @@ class InnerLoop : TaskView<Team, Real> {
   // Takes the cotangents that all steps left on fixed values back to what those depend on.
   FM_DEVICE void backward_fixed() {
     if (call_.steps > 0 && call_.through_steps) {
-      support_.backward(Place::fixed, support_values(0), support_bar_dots(), parameters(0),
-                        gradients(nullptr), call_.support.wanted, support_draw(0));
+      support().backward(the<Place::fixed>(), support_values(0), support_bar_dots(), parameters(0),
+                         gradients(nullptr), support_wanted_of(call_), support_draw(0));
     }
     if (call_.query.x) {
-      query_.backward(Place::fixed, query_values(), query_bars(), parameters(0), gradients(nullptr),
-                      call_.query.wanted, query_draw(0));
+      query().backward(the<Place::fixed>(), query_values(), query_bars(), parameters(0),
+                       gradients(nullptr), query_wanted_of(call_), query_draw(0));
     }
   }
 
   Real* summed_;
   Real* totals_;
-  Network<Team, Real, SupportCount> support_;
-  Network<Team, Real, QueryCount> query_;
 };
 
 }  // namespace fastmaml::FM_ISA

@@ -154,7 +154,7 @@ template <template <class> class Kind>
 struct LossLayer {
   // sample_loss[i] = l_i
   template <class Team, class Real>
-  FM_DEVICE_ONCE static void forward(Team& team, const LossInputs<Real>& in, Real* sample_loss) {
+  FM_DEVICE_KNOWN static void forward(Team& team, const LossInputs<Real>& in, Real* sample_loss) {
     for_each_block<Real>(team, in, nullptr, [&](const auto& block) {
       using Samples = std::remove_cvref_t<decltype(block)>;
       const Kind<Samples> kind(block);
@@ -171,8 +171,8 @@ struct LossLayer {
 
   // The gradients by all inputs, of `seed` times the loss.
   template <class Team, class Real>
-  FM_DEVICE_ONCE static void backward(Team& team, const LossInputs<Real>& in, LossSeed<Real> seed,
-                                      const LossGradients<Real>& to) {
+  FM_DEVICE_KNOWN static void backward(Team& team, const LossInputs<Real>& in, LossSeed<Real> seed,
+                                       const LossGradients<Real>& to) {
     for_each_block<Real>(team, in, nullptr, [&](const auto& block) {
       using Samples = std::remove_cvref_t<decltype(block)>;
       using Column = typename Samples::Column;
@@ -186,9 +186,9 @@ struct LossLayer {
 
   // The tangents of those gradients at seed 1, from the prediction's tangent.
   template <class Team, class Real>
-  FM_DEVICE_ONCE static void backward_jvp(Team& team, const LossInputs<Real>& in,
-                                          const Real* prediction_dot,
-                                          const LossGradients<Real>& to) {
+  FM_DEVICE_KNOWN static void backward_jvp(Team& team, const LossInputs<Real>& in,
+                                           const Real* prediction_dot,
+                                           const LossGradients<Real>& to) {
     for_each_block<Real>(team, in, prediction_dot, [&](const auto& block) {
       using Samples = std::remove_cvref_t<decltype(block)>;
       using Column = typename Samples::Column;

@@ -1,5 +1,6 @@
 // The four passes over a program's ops, for one task. Each binds an op's operands from frames
-// and calls the function of its kind.
+// and calls the function of its kind. What they are given comes by value: a function that is
+// compiled once would read it from memory.
 #pragma once
 
 #include "ops.h"
@@ -11,13 +12,14 @@ namespace fastmaml::FM_ISA {
 template <class Team, class Real, class Count = int64_t>
 class Network {
  public:
-  FM_DEVICE Network(Team& team, const Program& program, int64_t samples, bool of_support = true,
-                    Support<Real> support = {})
+  FM_HD Network(Team& team, const Program& program, int64_t samples, bool of_support = true,
+                Support<Real> support = {})
       : team_(team), ops_(program), samples_(samples), of_support_(of_support), support_(support) {}
 
   // Writes the values.
-  FM_DEVICE_ONCE void forward(Place place, const Frame<Real>& values,
-                              const Parameters<Real>& parameters, Draw draw) {
+  template <class WhichPlace>
+  FM_DEVICE_ONCE void forward(WhichPlace place, Frame<Real> values, Parameters<Real> parameters,
+                              Draw draw) {
     ops_.forward([&](const Op& op, auto kind) {
       if (place_of(op) != place) return;
       Operands<Real> o = bind(op, values, parameters, draw);
@@ -26,9 +28,10 @@ class Network {
   }
 
   // Writes or adds to the cotangents of the values for which `wanted` holds, and to `gradients`.
-  FM_DEVICE_ONCE void backward(Place place, const Frame<Real>& values, const Frame<Real>& bars,
-                               const Parameters<Real>& parameters, const Gradients<Real>& gradients,
-                               const uint8_t* wanted, Draw draw) {
+  template <class WhichPlace, class Wanted>
+  FM_DEVICE_ONCE void backward(WhichPlace place, Frame<Real> values, Frame<Real> bars,
+                               Parameters<Real> parameters, Gradients<Real> gradients,
+                               Wanted wanted, Draw draw) {
     ops_.backward([&](const Op& op, auto kind) {
       if (place_of(op) != place) return;
       Operands<Real> o = bind(op, values, parameters, draw);
@@ -40,9 +43,8 @@ class Network {
 
   // Writes the tangents of the active values, from those of the adapted parameters and, where
   // dots.input is not null, of the input.
-  FM_DEVICE_ONCE void forward_jvp(const Frame<Real>& values, const Frame<Real>& dots,
-                                  const Parameters<Real>& parameters,
-                                  const Parameters<Real>& parameter_dots, Draw draw) {
+  FM_DEVICE_ONCE void forward_jvp(Frame<Real> values, Frame<Real> dots, Parameters<Real> parameters,
+                                  Parameters<Real> parameter_dots, Draw draw) {
     ops_.forward([&](const Op& op, auto kind) {
       if (!op.active) return;
       Operands<Real> o = bind(op, values, parameters, draw);
@@ -53,12 +55,11 @@ class Network {
 
   // The tangent of `backward` over the active ops: writes or adds to the tangents of the
   // cotangents, and to `gradients`.
-  FM_DEVICE_ONCE void backward_jvp(const Frame<Real>& values, const Frame<Real>& bars,
-                                   const Frame<Real>& dots, const Frame<Real>& bar_dots,
-                                   const Parameters<Real>& parameters,
-                                   const Parameters<Real>& parameter_dots,
-                                   const Gradients<Real>& gradients, const uint8_t* wanted,
-                                   Draw draw) {
+  template <class Wanted>
+  FM_DEVICE_ONCE void backward_jvp(Frame<Real> values, Frame<Real> bars, Frame<Real> dots,
+                                   Frame<Real> bar_dots, Parameters<Real> parameters,
+                                   Parameters<Real> parameter_dots, Gradients<Real> gradients,
+                                   Wanted wanted, Draw draw) {
     ops_.backward([&](const Op& op, auto kind) {
       if (!op.active) return;
       Operands<Real> o = bind(op, values, parameters, draw);
@@ -111,8 +112,9 @@ class Network {
 
   // Cotangents of active values are written by the first op that adds to them; those of other
   // values gather what every inner step adds.
+  template <class Wanted>
   FM_DEVICE void bind_gradients(const Op& op, Operands<Real>& o, const Frame<Real>& to,
-                                const Gradients<Real>& gradients, const uint8_t* wanted) const {
+                                const Gradients<Real>& gradients, Wanted wanted) const {
     for (int j = 0; j < 2; ++j) {
       if (op.input[j] >= 0 && wanted[op.input[j]]) {
         const Value& value = ops_.value(op.input[j]);

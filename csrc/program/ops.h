@@ -85,6 +85,26 @@ class Ops {
 
 FM_HD LossKind loss_of(const Program& program) { return program.loss; }
 
+// The place whose ops a pass runs over.
+template <Place place>
+FM_HD Place the() {
+  return place;
+}
+
+// Which values' cotangents are wanted (call.h).
+template <class Real>
+FM_HD const uint8_t* active_of(const Call<Real>& call) {
+  return call.active;
+}
+template <class Real>
+FM_HD const uint8_t* support_wanted_of(const Call<Real>& call) {
+  return call.support.wanted;
+}
+template <class Real>
+FM_HD const uint8_t* query_wanted_of(const Call<Real>& call) {
+  return call.query.wanted;
+}
+
 #else
 
 template <OpKind kind>
@@ -154,6 +174,28 @@ class Ops {
 };
 
 FM_HD Known<known::loss> loss_of(const Program&) { return {}; }
+
+template <Place place>
+FM_HD Known<place> the() {
+  return {};
+}
+
+template <const auto& flags>
+struct KnownFlags {
+  FM_HD constexpr bool operator[](int32_t index) const { return flags[index]; }
+};
+template <class Real>
+FM_HD KnownFlags<known::active> active_of(const Call<Real>&) {
+  return {};
+}
+template <class Real>
+FM_HD KnownFlags<known::support_wanted> support_wanted_of(const Call<Real>&) {
+  return {};
+}
+template <class Real>
+FM_HD KnownFlags<known::query_wanted> query_wanted_of(const Call<Real>&) {
+  return {};
+}
 
 #endif
 

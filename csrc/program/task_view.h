@@ -36,7 +36,8 @@ class TaskView {
     return {phi(k), call_.parameters, task_};
   }
 
-  FM_DEVICE_ONCE void gather_initial() {
+  FM_DEVICE_KNOWN void gather_initial() {
+    FM_UNROLL(1)
     for (int32_t slot = 0; slot < program_.slot_count; ++slot) {
       const Slot& s = program_.slots[slot];
       if (!s.adapted) continue;
@@ -52,12 +53,14 @@ class TaskView {
     team_.sync();
   }
   FM_DEVICE void gather(const Real* const* slots, Real* to) {
+    FM_UNROLL(1)
     for (int32_t slot = 0; slot < program_.slot_count; ++slot) {
       const Slot& s = program_.slots[slot];
       if (s.adapted) copy(slots[slot] + task_ * s.size, to + s.offset, s.size);
     }
   }
   FM_DEVICE void scatter(const Real* from, Real* const* slots) {
+    FM_UNROLL(1)
     for (int32_t slot = 0; slot < program_.slot_count; ++slot) {
       const Slot& s = program_.slots[slot];
       if (s.adapted && slots[slot]) copy(from + s.offset, slots[slot] + task_ * s.size, s.size);
@@ -136,10 +139,10 @@ class TaskView {
             samples.target ? samples.target + first * call_.output_size : nullptr,
             samples.weights ? samples.weights + first : nullptr};
   }
-  FM_DEVICE LossGradients<Real> loss_gradients(const Samples<Real>& samples,
+  template <class Wanted>
+  FM_DEVICE LossGradients<Real> loss_gradients(const Samples<Real>& samples, Wanted wanted,
                                                const Frame<Real>& bars) const {
-    const bool wanted = samples.wanted[program_.output];
-    return {wanted ? at(bars, output(), samples.size_of(task_)) : nullptr,
+    return {wanted[program_.output] ? at(bars, output(), samples.size_of(task_)) : nullptr,
             output().place != Place::active,
             row(samples.target_grad, task_, samples.count * call_.output_size),
             row(samples.weights_grad, task_, samples.count)};

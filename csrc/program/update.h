@@ -15,8 +15,8 @@ namespace fastmaml::FM_ISA {
 struct Sgd {
   // On entry state_next holds g; on return s'. `state` is s, null where it is zero.
   template <class Team, class Real>
-  FM_DEVICE static void step(Team& team, const Call<Real>& call, int64_t k, const Real* phi,
-                             const Real* state, Real* phi_next, Real* state_next) {
+  FM_DEVICE_KNOWN static void step(Team& team, const Call<Real>& call, int64_t k, const Real* phi,
+                                   const Real* state, Real* phi_next, Real* state_next) {
     const Real momentum = Real(call.momentum);
     for_each_slot(call, k, [&](const Slot& slot, const Rate<Real>&, auto rate) {
       const Real* s = state ? state + slot.offset : nullptr;
@@ -30,9 +30,9 @@ struct Sgd {
 
   // On return u is the adjoint of g, r that of s; rate gradients are added to `summed`.
   template <class Team, class Real>
-  FM_DEVICE static void adjoint(Team& team, const Call<Real>& call, int64_t k,
-                                const Real* state_next, const Real* v, Real* r, Real* u,
-                                Real* summed) {
+  FM_DEVICE_KNOWN static void adjoint(Team& team, const Call<Real>& call, int64_t k,
+                                      const Real* state_next, const Real* v, Real* r, Real* u,
+                                      Real* summed) {
     const Real momentum = Real(call.momentum);
     for_each_slot(call, k, [&](const Slot& slot, const Rate<Real>& rates, auto rate) {
       const Real *v_at = v + slot.offset, *s_next = state_next + slot.offset;
@@ -43,7 +43,7 @@ struct Sgd {
       } else {
         team.write(slot.size, u_at, [=](int64_t i) { return -(rate(i) * v_at[i]); });
       }
-      if (rates.grad < 0) return;
+      if (!call.keep_states || rates.grad < 0) return;
       Real* rate_grad = summed + rates.grad + rates.row_index(k) * rates.elements;
       if (rates.elements > 1) {
         team.write(slot.size, rate_grad,
@@ -62,7 +62,8 @@ struct Sgd {
   // visit(slot, rates, rate) for the adapted slots; rate(i) is that of element i in step k. Loops
   // over it are compiled once for a rate an element and once for one that all elements share.
   template <class Real, class Visit>
-  FM_DEVICE static void for_each_slot(const Call<Real>& call, int64_t k, Visit visit) {
+  FM_DEVICE_KNOWN static void for_each_slot(const Call<Real>& call, int64_t k, Visit visit) {
+    FM_UNROLL(1)
     for (int32_t index = 0; index < call.program.slot_count; ++index) {
       const Slot& slot = call.program.slots[index];
       if (!slot.adapted) continue;

@@ -35,10 +35,7 @@ void Recipe<Real>::run(const py::list& tensors, uint32_t seed, int threads) {
 template <class Real>
 std::tuple<int, int, int64_t, int64_t, int64_t, bool> Recipe<Real>::plan(int64_t tensors,
                                                                          int threads) const {
-  // Any addresses will do: what counts is which tensors there are.
-  std::vector<Address> addresses(tensors, alignof(std::max_align_t));
-  addresses[0] = 0;
-  const CallOwner<Real> owner(program_, argument_, addresses, 0);
+  const CallOwner<Real> owner(program_, argument_, any_addresses(tensors), 0);
   const RunPlan<Real> plan(owner.call(), threads);
   return {plan.teams,
           plan.teams * plan.lanes,

@@ -74,7 +74,7 @@ class DirectProduct {
  public:
   FM_HD explicit DirectProduct(Lanes& lanes) : lanes_(lanes) {}
 
-  FM_DEVICE_PRODUCT void run(const BlockProduct<Real>& given) {
+  FM_DEVICE_KNOWN void run(const BlockProduct<Real>& given) {
     const BlockProduct<Real> p = given;
     const Factor<Real> a(p.a.data, p.a_more, p.a.row_stride, p.a.col_stride, p.m, p.k);
     const Factor<Real> b(p.b.data, p.b_more, p.b.col_stride, p.b.row_stride, p.n, p.k);

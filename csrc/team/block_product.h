@@ -3,14 +3,6 @@
 
 #include "team.h"
 
-// How often the device's compiler unrolls the loop that follows.
-#ifdef __CUDACC__
-#define FM_PRAGMA(text) _Pragma(#text)
-#define FM_UNROLL(count) FM_PRAGMA(unroll count)
-#else
-#define FM_UNROLL(count)
-#endif
-
 namespace fastmaml::FM_ISA {
 
 // The operands of a product; a_more and b_more lie as a and b do, null: one product alone.

@@ -13,7 +13,7 @@ class StagedProduct {
   FM_HD explicit StagedProduct(Lanes& lanes) : lanes_(lanes) {}
 
   // The lanes lie over c as 2^log_rows rows of 2^log_columns.
-  FM_DEVICE_PRODUCT void run(const BlockProduct<Real>& given) {
+  FM_DEVICE_KNOWN void run(const BlockProduct<Real>& given) {
     const BlockProduct<Real> p = given;
     const int log_lanes = lanes_.log_size();
     // Whichever covers c in the fewest rounds, a square one first: it copies the least.

@@ -55,8 +55,9 @@
 #define FM_HD inline __attribute__((always_inline))
 #endif
 
-// Other functions that the device runs too; and those that are compiled once for it, not wherever
-// they are called. Products are too, except where their sizes are known (cuda/compiled.cuh).
+// Other functions that the device runs too; those that are compiled once for it, not wherever they
+// are called; and those that are compiled once, except where what they ask is known
+// (cuda/compiled.cuh).
 #ifdef __CUDACC__
 #define FM_DEVICE __host__ __device__
 #define FM_DEVICE_ONCE __host__ __device__ __noinline__
@@ -65,9 +66,17 @@
 #define FM_DEVICE_ONCE
 #endif
 #ifdef FM_COMPILED
-#define FM_DEVICE_PRODUCT FM_HD
+#define FM_DEVICE_KNOWN FM_HD
 #else
-#define FM_DEVICE_PRODUCT FM_DEVICE_ONCE
+#define FM_DEVICE_KNOWN FM_DEVICE_ONCE
+#endif
+
+// How often the device's compiler unrolls the loop that follows.
+#ifdef __CUDACC__
+#define FM_PRAGMA(text) _Pragma(#text)
+#define FM_UNROLL(count) FM_PRAGMA(unroll count)
+#else
+#define FM_UNROLL(count)
 #endif
 
 // Before a loop of a known number of turns that should become vector code, and not be unrolled.

@@ -83,6 +83,7 @@ class CudaLauncher:
         self._call = program, call
         self._is_double = is_double
         self._device = device
+        self._entries = entries
         self._plan = self._extension.plan(*self._call, entries, is_double, device.index)
         self._runs = 0
         self._kernel: object = None
@@ -118,7 +119,7 @@ class CudaLauncher:
         # while a graph is captured, nothing can be loaded
         if before is None or self._runs <= before or torch.cuda.is_current_stream_capturing():
             return
-        source = self._extension.source(self._plan, *self._call, self._is_double)
+        source = self._extension.source(self._plan, *self._call, self._entries, self._is_double)
         try:
             self._kernel = compiled.kernel(source, self._device.index)
         except (nvrtc.CompileError, RuntimeError) as error:
