@@ -25,7 +25,8 @@ pytestmark = [
 ]
 
 STEPS = (0, 1, 2, 3, 5, 8, 13, 20)
-WAYS = ("one by one", "dual", "lockstep")
+WAYS = ("one by one", "dual", "folded", "lockstep")
+DUAL = {"dual", "folded"}
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +37,7 @@ def _poison(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(params=WAYS)
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """How tasks run: forced where it is possible."""
-    monkeypatch.setattr(forms, "FORCED", "dual" if request.param == "dual" else "dense")
+    monkeypatch.setattr(forms, "FORCED", request.param if request.param in DUAL else "dense")
     monkeypatch.setenv("FASTMAML_LOCKSTEP", "1" if request.param == "lockstep" else "0")
     return request.param
 
@@ -62,24 +63,24 @@ def cases(way: str, seeds: range, steps: int, dtype: torch.dtype) -> Iterator[tu
             continue
         if way == "lockstep":
             case = test_native_lockstep.without_refusals(case, 11)
-        elif way == "dual":
+        elif way in DUAL:
             case = test_native_forms.without_refusals(case)
         case = with_steps(case, steps, seed)
         if way == "lockstep" and not test_native_lockstep.runs_together(case):
             continue
-        if way == "dual" and steps and not test_native_forms.dual_layers(case):
+        if way in DUAL and steps and not test_native_forms.dual_layers(case):
             continue
         yield seed, case
 
 
 def recipe(case: Case, loop: InnerLoop, way: str) -> RunRecipe:
     _, inputs, cotangents, wanted = case
-    return RunRecipe(loop, inputs, adapted=way != "dual", cotangents=cotangents, wanted=wanted)
+    return RunRecipe(loop, inputs, adapted=way not in DUAL, cotangents=cotangents, wanted=wanted)
 
 
 def run(case: Case, loop: InnerLoop, way: str) -> Outputs:
     _, inputs, cotangents, wanted = case
-    return native.run(loop, inputs, adapted=way != "dual", cotangents=cotangents, wanted=wanted)
+    return native.run(loop, inputs, adapted=way not in DUAL, cotangents=cotangents, wanted=wanted)
 
 
 def budgets(case: Case, way: str) -> Iterator[tuple[InnerLoop, native.Trajectory]]:
@@ -125,8 +126,11 @@ def test_every_budget_gives_the_same_bits(way: str, steps: int, dtype: torch.dty
     assert any(steps % segment for segment, _ in kept if segment)
     assert any(1 < segment < steps for segment, tape in kept if not tape)
     expected = {"momentum", "losses between", "rates by element", "rates by tensor", "dropout"}
-    cannot = {"dual": {"rates by element"}, "lockstep": {"dropout"}}
-    assert seen == expected - cannot.get(way, set())
+    if way in DUAL:
+        expected.remove("rates by element")
+    if way == "lockstep":
+        expected.remove("dropout")
+    assert seen == expected
 
 
 def features(case: Case) -> set[str]:
@@ -150,7 +154,7 @@ def test_the_least_memory_agrees_with_autograd(way: str, steps: int):
     compared = 0
     for seed, case in cases(way, range(25), steps, torch.float64):
         *_, (loop, trajectory) = budgets(case, way)
-        exact = oracle(*case, adapted=way != "dual")
+        exact = oracle(*case, adapted=way not in DUAL)
         if not all(largest(tensor) < 100 for tensor in named(loop.program, exact).values()):
             continue  # it diverges in so many steps
         found = errors(loop.program, run(case, loop, way), exact)

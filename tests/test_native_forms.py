@@ -1,4 +1,5 @@
-"""The dual form of linear layers on the samples: exact, chosen by cost, refused with a reason."""
+"""The dual form of linear layers on the samples, folded or not: exact, chosen by cost, refused with
+a reason."""
 
 from __future__ import annotations
 
@@ -28,9 +29,10 @@ def _poison(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FASTMAML_POISON", "1")
 
 
-@pytest.fixture
-def dual(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(forms, "FORCED", "dual")
+@pytest.fixture(params=("dual", "folded"))
+def dual(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """Every layer that can be is in the dual form."""
+    monkeypatch.setattr(forms, "FORCED", request.param)
 
 
 def without_refusals(case: Case) -> Case:
@@ -70,11 +72,12 @@ def test_random_programs_agree_with_autograd(dual, start: int):
     assert compared >= 5
 
 
-def test_the_forms_agree_and_nan_stays_in_its_task(monkeypatch):
+@pytest.mark.parametrize("form", ["dual", "folded"])
+def test_the_forms_agree_and_nan_stays_in_its_task(monkeypatch, form: str):
     compared = 0
     for seed in range(120):
         case = loop, inputs, _, _ = without_refusals(random_case(seed))
-        monkeypatch.setattr(forms, "FORCED", "dual")
+        monkeypatch.setattr(forms, "FORCED", form)
         if not dual_layers(case) or inputs.tasks < 2:
             continue
         clean = named(loop.program, native.run(loop, inputs))

@@ -27,6 +27,8 @@ const char* lockstep_refusal(const Call<Real>& call) {
         return "there is dropout";
       case OpKind::gram:
       case OpKind::dual:
+      case OpKind::fold:
+      case OpKind::folded:
         return "a layer is in the dual form";
       default:
         break;
@@ -56,9 +58,11 @@ LockstepProgram::LockstepProgram(const Program& program, int width)
   }
   program_.tasks = width;
   program_.adapted_size *= width;
-  for (int place = 0; place < 2; ++place) {
-    program_.frame_sample[place] *= width;
-    program_.frame_task[place] *= width;
+  for (Frames* frames : {&program_.support, &program_.query}) {
+    for (FrameSize* size : {&frames->fixed, &frames->active}) {
+      size->sample *= width;
+      size->task *= width;
+    }
   }
 }
 

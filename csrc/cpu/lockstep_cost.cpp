@@ -68,7 +68,7 @@ LockstepWork<Real>::LockstepWork(const Call<Real>& call, int width) {
     padded += each * (std::min(over_outputs, over_inputs) + (kinds - 1) * over_inputs);
     if (over_inputs < over_outputs) lane_sums += each * out;
   }
-  const double frame = program.frame_sample[1];
+  const double frame = program.support.active.sample;
   numbers = frame * (10 * K * n + 4 * losses * m);
   weights = program.adapted_size * (10 * K + 8);
   const double sample = program.values[0].sample_size;

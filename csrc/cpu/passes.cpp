@@ -19,7 +19,7 @@ T* pointer(Address address) {
 template <class Real>
 void run_passes(const ProgramOwner& owner, const PassesArgument& a) {
   const Program program = owner.view();
-  const int64_t frame = program.frame_sample[1] * a.samples + program.frame_task[1];
+  const int64_t frame = program.support.active.of(a.samples);
   std::vector<Real> frames(4 * frame, std::numeric_limits<Real>::quiet_NaN());
   Real* values = frames.data();
   const Value& output = program.values[program.output];

@@ -26,17 +26,18 @@ constexpr int64_t spare_sums = 2;
 // Multiply-adds of one task, roughly: what decides whether more threads pay.
 template <class Real>
 double task_work(const Call<Real>& call) {
-  double active = 0, fixed = 0;  // a sample
+  const double step_passes = call.steps * (call.differentiate ? 9 : 3);
+  double work = 0;
   for (int32_t i = 0; i < call.program.op_count; ++i) {
     const Op& op = call.program.ops[i];
-    const bool multiplies =
-        op.kind == OpKind::linear || op.kind == OpKind::gram || op.kind == OpKind::dual;
-    (op.active ? active : fixed) +=
-        static_cast<double>(op.rows) * op.in * (multiplies ? op.out : 8);
+    const bool multiplies = op.kind == OpKind::linear || op.kind >= OpKind::gram;
+    const double each = static_cast<double>(op.rows) * op.in * (multiplies ? op.out : 8);
+    const double support = op.side == Side::query ? 0 : call.support.count;
+    const double query = op.side == Side::support ? 0 : call.query.count;
+    work += each * (op.active ? support * step_passes + query * 3
+                              : (support + query) * (call.differentiate ? 2 : 1));
   }
-  const double passes = call.differentiate ? 9 : 3;
-  return active * (call.steps * call.support.count * passes + call.query.count * 3) +
-         fixed * (call.support.count + call.query.count) * (call.differentiate ? 2 : 1);
+  return work;
 }
 
 // The program of groups, where tasks run in lockstep.

@@ -36,10 +36,10 @@ static_assert(sizeof(Op) == 80 && sizeof(Value) == 40 && sizeof(Slot) == 24);
 
 void write_program(std::ostream& to, const Program& program) {
   write_array(to, "Op", "ops", program.ops, program.op_count, [&](const Op& op) {
-    to << '{' << kind("OpKind", op.kind) << ", " << pair(op.input) << ", " << op.output << ", "
-       << op.statistics << ", " << pair(op.parameter) << ", " << op.rows << ", " << op.in << ", "
-       << op.out << ", " << pair(op.attribute) << ", " << op.active << ", " << pair(op.first_input)
-       << ", " << pair(op.first_parameter) << "},\n";
+    to << '{' << kind("OpKind", op.kind) << ", " << kind("Side", op.side) << ", " << pair(op.input)
+       << ", " << op.output << ", " << op.statistics << ", " << pair(op.parameter) << ", "
+       << op.rows << ", " << op.in << ", " << op.out << ", " << pair(op.attribute) << ", "
+       << op.active << ", " << pair(op.first_input) << ", " << pair(op.first_parameter) << "},\n";
   });
   write_array(to, "Value", "values", program.values, program.value_count, [&](const Value& value) {
     to << '{' << value.sample_size << ", " << value.task_size << ", " << kind("Place", value.place)
@@ -68,9 +68,6 @@ class Told {
   }
   void number(const std::string& name, std::integral auto value) {
     to_ << "  " << name << " = " << value << ";\n";
-  }
-  void pair(const std::string& name, const int64_t (&values)[2]) {
-    for (int i = 0; i < 2; ++i) number(name + '[' + std::to_string(i) + ']', values[i]);
   }
   // Whether there is something at all; where it is, only the call knows.
   void presence(const std::string& name, const void* pointer) {
@@ -105,8 +102,6 @@ void tell_program(Told& told, const Program& program) {
   told.number("call.program.slot_count", program.slot_count);
   told.number("call.program.output", program.output);
   told.number("call.program.adapted_size", program.adapted_size);
-  told.pair("call.program.frame_sample", program.frame_sample);
-  told.pair("call.program.frame_task", program.frame_task);
   told.number("call.program.label_smoothing", program.label_smoothing);
 }
 

@@ -8,10 +8,10 @@ namespace fastmaml {
 namespace {
 
 // In the order of OpKind and LossKind; the names are those of the Python side.
-constexpr const char* op_names[] = {"linear",     "batch_norm", "layer_norm", "rms_norm", "relu",
-                                    "leaky_relu", "elu",        "tanh",       "sigmoid",  "gelu",
-                                    "gelu_tanh",  "silu",       "softplus",   "sin",      "dropout",
-                                    "add",        "scale",      "gram",       "dual"};
+constexpr const char* op_names[] = {
+    "linear",  "batch_norm", "layer_norm", "rms_norm",  "relu", "leaky_relu", "elu",
+    "tanh",    "sigmoid",    "gelu",       "gelu_tanh", "silu", "softplus",   "sin",
+    "dropout", "add",        "scale",      "gram",      "dual", "fold",       "folded"};
 constexpr const char* loss_names[] = {"none", "mse", "cross_entropy", "bce_with_logits"};
 
 template <class Kind, size_t count>
@@ -47,6 +47,7 @@ ProgramOwner::ProgramOwner(const std::vector<OpDescription>& ops,
   for (const OpDescription& d : ops) {
     Op op{};
     op.kind = kind_named<OpKind>(op_names, d.kind);
+    op.side = d.side;
     std::copy_n(d.input, 2, op.input);
     op.output = d.output;
     op.statistics = -1;
@@ -58,9 +59,9 @@ ProgramOwner::ProgramOwner(const std::vector<OpDescription>& ops,
     ops_.push_back(op);
   }
   find_active(input_active);
-  add_statistics();
+  add_task_values();
   place_values();
-  mark_first_contributions();
+  for (const Side side : {Side::support, Side::query}) mark_first_contributions(side);
 }
 
 Program ProgramOwner::view() const {
@@ -73,8 +74,8 @@ Program ProgramOwner::view() const {
           static_cast<int32_t>(slots_.size()),
           output_,
           adapted_size_,
-          {frame_sample_[0], frame_sample_[1]},
-          {frame_task_[0], frame_task_[1]},
+          support_,
+          query_,
           loss_,
           label_smoothing_};
 }
@@ -93,8 +94,9 @@ void ProgramOwner::find_active(bool input_active) {
   }
 }
 
-void ProgramOwner::add_statistics() {
+void ProgramOwner::add_task_values() {
   for (Op& op : ops_) {
+    if (op.kind == OpKind::fold) values_[op.output].task_size = op.in * op.out;
     if (!is_norm(op.kind)) continue;
     op.statistics = static_cast<int32_t>(values_.size());
     const Place place = values_[op.output].place;
@@ -123,18 +125,39 @@ int32_t ProgramOwner::overwritten(const Op& op) const {
   return readers == 1 && !is_read_by_maker ? input : -1;
 }
 
+// Where an op of each side makes a value, it is of both.
+std::vector<Side> ProgramOwner::sides_of_values() const {
+  std::vector<bool> is_made(values_.size());
+  std::vector<Side> sides(values_.size(), Side::both);
+  for (const Op& op : ops_) {
+    for (const int32_t value : {op.output, op.statistics}) {
+      if (value < 0) continue;
+      sides[value] = is_made[value] && sides[value] != op.side ? Side::both : op.side;
+      is_made[value] = true;
+    }
+  }
+  return sides;
+}
+
 void ProgramOwner::place_values() {
   std::vector<int32_t> place_of(values_.size(), -1);  // where it is another value's
   for (const Op& op : ops_) place_of[op.output] = overwritten(op);
-  for (size_t v = 0; v < values_.size(); ++v) {
-    Value& value = values_[v];
-    if (value.place == Place::input || place_of[v] >= 0) continue;
-    const int frame = value.place == Place::fixed ? 0 : 1;
-    value.sample_offset = frame_sample_[frame];
-    value.task_offset = frame_task_[frame];
-    frame_sample_[frame] += value.sample_size;
-    frame_task_[frame] += value.task_size;
-  }
+  const std::vector<Side> sides = sides_of_values();
+  const auto place = [&](Side side, Frames& frames) {
+    for (size_t v = 0; v < values_.size(); ++v) {
+      Value& value = values_[v];
+      if (sides[v] != side || value.place == Place::input || place_of[v] >= 0) continue;
+      FrameSize& frame = value.place == Place::fixed ? frames.fixed : frames.active;
+      value.sample_offset = frame.sample;
+      value.task_offset = frame.task;
+      frame.sample += value.sample_size;
+      frame.task += value.task_size;
+    }
+  };
+  place(Side::both, support_);
+  query_ = support_;
+  place(Side::support, support_);
+  place(Side::query, query_);
   for (size_t v = 0; v < values_.size(); ++v) {
     if (place_of[v] < 0) continue;
     values_[v].sample_offset = values_[place_of[v]].sample_offset;
@@ -142,9 +165,12 @@ void ProgramOwner::place_values() {
   }
 }
 
-void ProgramOwner::mark_first_contributions() {
+// Where a layer has other ops for either side, they read the same slots and values that others read
+// too, so an op of both is first in both or in neither.
+void ProgramOwner::mark_first_contributions(Side side) {
   std::vector<bool> value_seen(values_.size()), slot_seen(slots_.size());
   for (auto op = ops_.rbegin(); op != ops_.rend(); ++op) {
+    if (op->side != Side::both && op->side != side) continue;
     for (int j = 0; j < 2; ++j) {
       if (op->input[j] >= 0) {
         op->first_input[j] = !value_seen[op->input[j]];

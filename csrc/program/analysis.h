@@ -17,6 +17,7 @@ struct OpDescription {
   int32_t parameter[2];
   int64_t rows, in, out;
   double attribute[2];
+  Side side = Side::both;
 };
 
 struct SlotDescription {
@@ -33,7 +34,8 @@ LossKind loss_kind(const std::string& name);
 // A program and the arrays that it points to.
 class ProgramOwner {
  public:
-  // value_sizes: numbers a sample of each value. input_active: the input has a tangent too.
+  // value_sizes: numbers a sample of each value; of a fold's output, which is a task's, 0.
+  // input_active: the input has a tangent too.
   // Throws std::invalid_argument for a kind that is not known.
   ProgramOwner(const std::vector<OpDescription>& ops, const std::vector<int64_t>& value_sizes,
                const std::vector<SlotDescription>& slots, int32_t output, const std::string& loss,
@@ -49,10 +51,11 @@ class ProgramOwner {
 
  private:
   void find_active(bool input_active);
-  void add_statistics();
+  void add_task_values();
   int32_t overwritten(const Op& op) const;
+  std::vector<Side> sides_of_values() const;
   void place_values();
-  void mark_first_contributions();
+  void mark_first_contributions(Side side);
 
   std::vector<Op> ops_;
   std::vector<Value> values_;
@@ -61,8 +64,7 @@ class ProgramOwner {
   LossKind loss_;
   double label_smoothing_;
   int64_t adapted_size_ = 0;
-  int64_t frame_sample_[2] = {0, 0};
-  int64_t frame_task_[2] = {0, 0};
+  Frames support_{}, query_{};
 };
 
 }  // namespace fastmaml

@@ -136,9 +136,8 @@ void CallOwner<Real>::decide_what_is_kept(const CallArgument& a) {
   call_.fuse_step = call_.momentum == 0 && !call_.keep_states && is_one_number;
   call_.fuse_adjoint = adjoint && !call_.first_order && call_.fuse_step && is_one_rate &&
                        !others_wanted && !samples_wanted;
-  const int64_t tape =
-      2 * int64_t{sizeof(Real)} * call_.steps *
-      (call_.program.frame_sample[1] * call_.support.count + call_.program.frame_task[1]);
+  const int64_t tape = 2 * int64_t{sizeof(Real)} * call_.steps *
+                       call_.program.support.active.of(call_.support.count);
   call_.keep_tape = adjoint && !call_.first_order && (a.memory_budget || tape <= tape_memory);
   call_.segment = std::max<int64_t>(a.steps, 1);
   call_.memory_budget = a.memory_budget.value_or(Call<Real>::no_budget);

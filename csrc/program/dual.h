@@ -14,8 +14,16 @@
 
 namespace fastmaml::FM_ISA {
 
+// Functions of an op that no tangent reaches: one of fixed values, or of the query's passes alone.
+struct WithoutTangents {
+  template <class Team, class Real>
+  FM_DEVICE static void forward_jvp(Team&, const Op&, const Operands<Real>&) {}
+  template <class Team, class Real>
+  FM_DEVICE static void backward_jvp(Team&, const Op&, const Operands<Real>&) {}
+};
+
 // k = x X^T; columns of support samples that are padding are zero.
-struct Gram {
+struct Gram : WithoutTangents {
   template <class Team, class Real>
   FM_DEVICE static void forward(Team& team, const Op& op, const Operands<Real>& o) {
     const int64_t rows = op.rows * o.samples, columns = op.rows * o.support.samples;
@@ -28,13 +36,9 @@ struct Gram {
     team.sync();
   }
 
-  // The dual form is not taken where the samples' own gradients are wanted, nor has k a tangent.
+  // The dual form is not taken where the samples' own gradients are wanted.
   template <class Team, class Real>
   FM_DEVICE static void backward(Team&, const Op&, const Operands<Real>&) {}
-  template <class Team, class Real>
-  FM_DEVICE static void forward_jvp(Team&, const Op&, const Operands<Real>&) {}
-  template <class Team, class Real>
-  FM_DEVICE static void backward_jvp(Team&, const Op&, const Operands<Real>&) {}
 };
 
 // y = z + k C + b, with x[0] = z [rows, out], x[1] = k [rows, in], w[0] = C [in, out], w[1] = b.

@@ -84,11 +84,11 @@ class InnerLoop : TaskView<Team, Real> {
 
   // Made anew for every pass: a pass is a function of its own on a GPU, and what is known of the
   // rest of this object would be lost if it knew where that is.
-  FM_DEVICE Network<Team, Real, SupportCount> support() const {
-    return {team_, program_, size_of(call_.support), true, support_samples()};
+  FM_DEVICE Network<Team, Real, SupportCount, OfSupport> support() const {
+    return {team_, program_, size_of(call_.support), Side::support, support_samples()};
   }
-  FM_DEVICE Network<Team, Real, QueryCount> query() const {
-    return {team_, program_, size_of(call_.query), false, support_samples()};
+  FM_DEVICE Network<Team, Real, QueryCount, OfQuery> query() const {
+    return {team_, program_, size_of(call_.query), Side::query, support_samples()};
   }
 
   // ---- forward ----------------------------------------------------------------------------

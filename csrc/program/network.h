@@ -8,20 +8,21 @@
 namespace fastmaml::FM_ISA {
 
 // A program with the samples of one task bound to it. A pass runs over the ops whose output is
-// of one `place`: fixed or active. `Count` is how many samples: a number, or one that is known.
-template <class Team, class Real, class Count = int64_t>
+// of one `place`: fixed or active. `Count` is how many samples, `Of` whose they are: a number and a
+// side, or what is known of them.
+template <class Team, class Real, class Count = int64_t, class Of = Side>
 class Network {
  public:
-  FM_HD Network(Team& team, const Program& program, int64_t samples, bool of_support = true,
-                Support<Real> support = {})
-      : team_(team), ops_(program), samples_(samples), of_support_(of_support), support_(support) {}
+  FM_HD Network(Team& team, const Program& program, int64_t samples, Side of = Side::support,
+                    Support<Real> support = {})
+      : team_(team), ops_(program), samples_(samples), of_(of), support_(support) {}
 
   // Writes the values.
   template <class WhichPlace>
   FM_DEVICE_ONCE void forward(WhichPlace place, Frame<Real> values, Parameters<Real> parameters,
                               Draw draw) {
     ops_.forward([&](const Op& op, auto kind) {
-      if (place_of(op) != place) return;
+      if (!is_of(place, op)) return;
       Operands<Real> o = bind(op, values, parameters, draw);
       with_rule(kind, [&](auto rule) { rule.forward(team_, op, o); });
     });
@@ -33,7 +34,7 @@ class Network {
                                Parameters<Real> parameters, Gradients<Real> gradients,
                                Wanted wanted, Draw draw) {
     ops_.backward([&](const Op& op, auto kind) {
-      if (place_of(op) != place) return;
+      if (!is_of(place, op)) return;
       Operands<Real> o = bind(op, values, parameters, draw);
       bind_bars(op, o, bars);
       bind_gradients(op, o, bars, gradients, wanted);
@@ -46,7 +47,7 @@ class Network {
   FM_DEVICE_ONCE void forward_jvp(Frame<Real> values, Frame<Real> dots, Parameters<Real> parameters,
                                   Parameters<Real> parameter_dots, Draw draw) {
     ops_.forward([&](const Op& op, auto kind) {
-      if (!op.active) return;
+      if (!is_of(Place::active, op)) return;
       Operands<Real> o = bind(op, values, parameters, draw);
       bind_dots(op, o, dots, parameter_dots);
       with_rule(kind, [&](auto rule) { rule.forward_jvp(team_, op, o); });
@@ -61,7 +62,7 @@ class Network {
                                    Parameters<Real> parameter_dots, Gradients<Real> gradients,
                                    Wanted wanted, Draw draw) {
     ops_.backward([&](const Op& op, auto kind) {
-      if (!op.active) return;
+      if (!is_of(Place::active, op)) return;
       Operands<Real> o = bind(op, values, parameters, draw);
       bind_bars(op, o, bars);
       bind_dots(op, o, dots, parameter_dots);
@@ -73,7 +74,10 @@ class Network {
   }
 
  private:
-  FM_DEVICE static Place place_of(const Op& op) { return op.active ? Place::active : Place::fixed; }
+  // Whether a pass over the ops of one place goes over this one.
+  FM_DEVICE bool is_of(Place place, const Op& op) const {
+    return (op.side == Side::both || op.side == of_) && op.active == (place == Place::active);
+  }
 
   FM_DEVICE Real* statistics(const Op& op, const Frame<Real>& frame) const {
     return op.statistics < 0 ? nullptr : at(frame, ops_.value(op.statistics), samples_);
@@ -83,7 +87,7 @@ class Network {
                                 const Parameters<Real>& parameters, Draw draw) const {
     Operands<Real> o{};
     o.samples = samples_;
-    o.of_support = of_support_;
+    o.of_support = of_ == Side::support;
     o.support = support_;
     o.draw = draw;
     for (int j = 0; j < 2; ++j) {
@@ -131,7 +135,7 @@ class Network {
   Team& team_;
   Ops ops_;
   Count samples_;
-  bool of_support_;
+  Of of_;
   Support<Real> support_;
 };
 

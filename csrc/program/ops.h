@@ -6,6 +6,7 @@
 #include "activation.h"
 #include "add.h"
 #include "dual.h"
+#include "fold.h"
 #include "gain.h"
 #include "linear.h"
 #include "norm.h"
@@ -32,7 +33,9 @@ namespace fastmaml::FM_ISA {
   RULE(add, Add)                          \
   RULE(scale, Gain<ScaleFactor>)          \
   RULE(gram, Gram)                        \
-  RULE(dual, Dual)
+  RULE(dual, Dual)                        \
+  RULE(fold, Fold)                        \
+  RULE(folded, Folded)
 
 // A number or a kind that the compiler knows.
 template <auto constant>
@@ -59,6 +62,8 @@ FM_HD void with_rule(OpKind kind, Visitor visit) {
 
 using SupportCount = int64_t;
 using QueryCount = int64_t;
+using OfSupport = Side;
+using OfQuery = Side;
 
 class Ops {
  public:
@@ -133,6 +138,8 @@ struct CountOf<known::varies> {
 };
 using SupportCount = CountOf<known::support_samples>::type;
 using QueryCount = CountOf<known::query_samples>::type;
+using OfSupport = Known<Side::support>;
+using OfQuery = Known<Side::query>;
 
 // 0, 1, ..., so many.
 template <int... indices>

@@ -1,7 +1,7 @@
 // A program as every executor in C++ sees it: plain arrays, filled on the host by analysis.cpp.
 //
 // A pass over a program (forward, backward, tangents of both) keeps its numbers in a frame. All
-// frames of a program have one layout, so value v has its cotangent, tangent and so on at the
+// frames of a side have one layout, so value v has its cotangent, tangent and so on at the
 // same place of other frames. A relu's output overwrites its input, in all frames, where it may.
 // Values are of three places:
 //
@@ -34,11 +34,17 @@ enum class OpKind : int32_t {
   scale,
   gram,
   dual,
+  fold,
+  folded,
 };
 
 enum class LossKind : int32_t { none, mse, cross_entropy, bce_with_logits };
 
 enum class Place : int32_t { input, fixed, active };
+
+// Whose samples a pass is over. Both sides' passes have the same ops, but for layers that take
+// another form for the query (fold.h).
+enum class Side : int32_t { both, support, query };
 
 struct Value {
   int64_t sample_size;  // numbers a sample
@@ -56,7 +62,8 @@ struct Slot {
 
 struct Op {
   OpKind kind;
-  int32_t input[2];      // values; the second only for add and dual
+  Side side;             // whose passes it is part of
+  int32_t input[2];      // values; the second only for add, dual and folded
   int32_t output;        // value
   int32_t statistics;    // value with two numbers a group, of norms; -1 elsewhere
   int32_t parameter[2];  // slots: weight, bias; -1 where absent
@@ -69,6 +76,18 @@ struct Op {
   bool first_parameter[2];  // likewise for the parameter's gradient
 };
 
+// Numbers of a frame.
+struct FrameSize {
+  int64_t sample, task;  // a sample, and beside those
+
+  int64_t of(int64_t samples) const { return samples ? sample * samples + task : 0; }
+};
+
+// The frames of one side: of the fixed and of the active values.
+struct Frames {
+  FrameSize fixed, active;
+};
+
 struct Program {
   int32_t tasks;  // in lockstep (team.h): all sizes count the numbers of all of them
   const Op* ops;
@@ -77,10 +96,9 @@ struct Program {
   int32_t op_count;
   int32_t value_count;
   int32_t slot_count;
-  int32_t output;           // value
-  int64_t adapted_size;     // numbers in phi
-  int64_t frame_sample[2];  // frame sizes of the fixed and the active values, a sample
-  int64_t frame_task[2];    // and a task
+  int32_t output;        // value
+  int64_t adapted_size;  // numbers in phi
+  Frames support, query;
   LossKind loss;
   double label_smoothing;
 };

@@ -73,28 +73,26 @@ Workspace plan_workspace(const Call<Real>& call, int64_t fast_memory) {
   const Program& program = call.program;
   const int64_t n = call.support.x ? call.support.count : 0;
   const int64_t m = call.query.x ? call.query.count : 0;
-  const auto fixed = [&](int64_t samples) {
-    return samples ? program.frame_sample[0] * samples + program.frame_task[0] : 0;
-  };
-  const auto active = [&](int64_t samples) {
-    return samples ? program.frame_sample[1] * samples + program.frame_task[1] : 0;
-  };
+  const int64_t support_fixed = program.support.fixed.of(n);
+  const int64_t support_active = program.support.active.of(n);
+  const int64_t query_fixed = program.query.fixed.of(m);
+  const int64_t query_active = program.query.active.of(m);
   Workspace ws{};
   ws.phi_places = places_of_phi(call);
   ws.state_places = places_of_states(call);
   constexpr int64_t quad = 4;
   ws.phi_stride = (program.adapted_size + quad - 1) / quad * quad;
   ws.tape_steps = call.keep_tape ? call.segment : 1;
-  ws.tape_stride = 2 * aligned(active(n));
+  ws.tape_stride = 2 * aligned(support_active);
 
   // In the order in which fast memory is given away.
   Layout layout(fast_memory);
   const int64_t p = program.adapted_size;
   const bool adjoint = call.differentiate || call.vectors;
-  const int64_t tangents = adjoint ? active(n) : 0;
+  const int64_t tangents = adjoint ? support_active : 0;
   layout.add(ws.sample_loss, m * program.tasks);
-  layout.add(ws.dot, std::max(tangents, active(m)));
-  layout.add(ws.bar_dot, adjoint ? std::max(tangents, active(m)) : 0);
+  layout.add(ws.dot, std::max(tangents, query_active));
+  layout.add(ws.bar_dot, adjoint ? std::max(tangents, query_active) : 0);
   layout.add(ws.v, adjoint ? p : 0);
   layout.add(ws.r, adjoint && call.momentum != 0 ? p : 0);
   // u may lie where phi_K was, which the adjoint is done with before there is a u; but phi may be
@@ -107,18 +105,18 @@ Workspace plan_workspace(const Call<Real>& call, int64_t fast_memory) {
   const int64_t states = call.fuse_step ? 0 : ws.state_places.count() * p;
   const int64_t phi = ws.phi_places.count() * ws.phi_stride, tape = ws.tape_steps * ws.tape_stride;
   layout.add(ws.states, states);
-  layout.add(ws.support_fixed, fixed(n));
+  layout.add(ws.support_fixed, support_fixed);
   layout.add(ws.phi, phi);
   layout.add(ws.tape, tape);
-  layout.add(ws.query_fixed, fixed(m));
-  ws.fixed_bars_size = aligned(fixed(n)) + aligned(fixed(m));
+  layout.add(ws.query_fixed, query_fixed);
+  ws.fixed_bars_size = aligned(support_fixed) + aligned(query_fixed);
   layout.add(ws.fixed_bars, ws.fixed_bars_size);
   layout.finish(ws);
   ws.trajectory = states + phi + tape;
 
   ws.query_values = ws.dot;
   ws.query_bars = ws.bar_dot;
-  ws.query_fixed_bar = ws.fixed_bars + aligned(fixed(n));
+  ws.query_fixed_bar = ws.fixed_bars + aligned(support_fixed);
   if (phi_is_free) ws.u = ws.phi;
   if (states_are_free) ws.u = ws.states;
   return ws;

@@ -87,17 +87,27 @@ PYBIND11_MODULE(_native, m) {
           "fits", [](const Signature& self, py::handle value) { return self.fits(value.ptr()); },
           py::arg("value"), "Whether `value` has it too.");
 
+  py::enum_<Side>(m, "Side")
+      .value("both", Side::both)
+      .value("support", Side::support)
+      .value("query", Side::query);
+
   py::class_<OpDescription>(m, "Op").def(
       py::init([](std::string kind, std::array<int32_t, 2> input, int32_t output,
                   std::array<int32_t, 2> parameter, std::array<int64_t, 3> shape,
-                  std::array<double, 2> attribute) {
-        return OpDescription{std::move(kind), {input[0], input[1]},
-                             output,          {parameter[0], parameter[1]},
-                             shape[0],        shape[1],
-                             shape[2],        {attribute[0], attribute[1]}};
+                  std::array<double, 2> attribute, Side side) {
+        return OpDescription{std::move(kind),
+                             {input[0], input[1]},
+                             output,
+                             {parameter[0], parameter[1]},
+                             shape[0],
+                             shape[1],
+                             shape[2],
+                             {attribute[0], attribute[1]},
+                             side};
       }),
       py::arg("kind"), py::arg("input"), py::arg("output"), py::arg("parameter"), py::arg("shape"),
-      py::arg("attribute"));
+      py::arg("attribute"), py::arg("side") = Side::both);
 
   py::class_<ProgramOwner>(m, "Program")
       .def(py::init([](const std::vector<OpDescription>& ops, const std::vector<int64_t>& values,

@@ -106,7 +106,7 @@ class Plan:
     """Numbers that the model uses."""
     forms: Mapping[str, str]
     """Of the native executor: the form of each layer that reads the samples, by the name of its
-    weight, and what it costs a task beside the other form."""
+    weight, and what it costs a task beside the other forms."""
     arithmetic: Mapping[str, int]
     """Floating-point operations of the matrix products of a call, 2mnk each, by pass; empty
     where the model is not traced."""
@@ -167,12 +167,12 @@ def _count(samples: Samples | None) -> int:
 
 def _form(layer: executors.native.Layer) -> str:
     costs = {
-        form: f"{_flop(cost.flop)} and {_size(cost.moved)} moved a task"
-        for form, cost in (("dual", layer.dual), ("dense", layer.dense))
+        form: f"{_flop(cost.flop)} and {_size(cost.moved)} moved"
+        for form, cost in layer.costs.items()
     }
-    form, other = ("dual", "dense") if layer.is_dual else ("dense", "dual")
-    why = f"{other}: {costs[other]}" if layer.refusal is None else f"not dual: {layer.refusal}"
-    return f"{form}, {costs[form]} ({why})"
+    others = "; ".join(f"{form}: {cost}" for form, cost in costs.items() if form != layer.form)
+    why = others if layer.refusal is None else f"not dual: {layer.refusal}"
+    return f"{layer.form}, {costs[layer.form]} a task ({why})"
 
 
 def _kept(trajectory: executors.native.Trajectory, steps: int) -> str:
@@ -229,7 +229,7 @@ def _arithmetic(
         varies[op.output] = is_adapted or x_varies
         learns[op.output] = bool(slots) or x_learns
     losses = sum(1 for step in range(steps + 1) if loop.step_weight(step))
-    of_dual = tasks * sum(layer.dual.flop for layer in dual.values())
+    of_dual = tasks * sum(layer.cost.flop for layer in dual.values())
     return ({"layers in the dual form": of_dual} if dual else {}) | {
         "inner steps": tasks * support * steps * (forward + backward),
         "query loss": tasks * query * losses * (forward + query_backward),

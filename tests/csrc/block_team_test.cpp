@@ -140,9 +140,9 @@ void check_others() {
 // Every number that the call reads or writes, after a block has run it with so much fast memory,
 // and with so many steps kept at a time.
 template <class Real>
-std::vector<Real> run_blocks(const char* loss, bool dual, int blocks, int lanes,
+std::vector<Real> run_blocks(const char* loss, First first, int blocks, int lanes,
                              int64_t fast_memory, int64_t segment) {
-  Case<Real> c(loss, dual);
+  Case<Real> c(loss, first);
   std::vector<char> image;
   {
     Launch<Real> launch{};
@@ -172,8 +172,8 @@ std::vector<Real> run_blocks(const char* loss, bool dual, int blocks, int lanes,
 
 // The same on one processor core.
 template <class Real>
-std::vector<Real> run_core(const char* loss, bool dual) {
-  Case<Real> c(loss, dual);
+std::vector<Real> run_core(const char* loss, First first) {
+  Case<Real> c(loss, first);
   const Call<Real>& call = c.owner().call();
   const Workspace workspace = plan_workspace(call);
   std::vector<Real> memory(workspace.size), summed(call.summed_size, Real(0));
@@ -188,20 +188,20 @@ std::vector<Real> run_core(const char* loss, bool dual) {
 template <class Real>
 void check_inner_loop() {
   const double allowed = sizeof(Real) == sizeof(float) ? 2e-3 : 1e-10;
-  int count = 0;
-  for (const char* loss : {"mse", "cross_entropy", "bce_with_logits"}) {
-    for (const bool dual : {false, true}) {
-      const std::vector<Real> expected = run_core<Real>(loss, dual);
-      const int64_t fast_memory = std::array<int64_t, 3>{0, 5000, 1 << 30}[count++ % 3];
-      const std::vector<Real> got =
-          run_blocks<Real>(loss, dual, 1 + count % 2, 16, fast_memory, 1 + count % steps);
-      bool right = expected.size() == got.size();
-      for (size_t i = 0; right && i < got.size(); ++i) {
-        right = std::fabs(double(got[i]) - double(expected[i])) <=
-                allowed * (1 + std::fabs(double(expected[i])));
-      }
-      CHECK(right);
+  constexpr const char* losses[] = {"mse", "cross_entropy", "bce_with_logits"};
+  constexpr int64_t fast_memory[] = {0, 5000, 1 << 30};
+  for (int i = 0; i < 9; ++i) {
+    const char* loss = losses[i / 3];
+    const First first = static_cast<First>(i % 3);
+    const std::vector<Real> expected = run_core<Real>(loss, first);
+    const std::vector<Real> got =
+        run_blocks<Real>(loss, first, 1 + i % 2, 16, fast_memory[i / 3], 1 + (i / 3 + i) % steps);
+    bool right = expected.size() == got.size();
+    for (size_t j = 0; right && j < got.size(); ++j) {
+      right = std::fabs(double(got[j]) - double(expected[j])) <=
+              allowed * (1 + std::fabs(double(expected[j])));
     }
+    CHECK(right);
   }
 }
 

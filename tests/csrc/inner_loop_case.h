@@ -33,19 +33,30 @@ struct Network {
   }
 };
 
+// What the first layer does: not adapt, or adapt in the dual form, folded for the query or not.
+enum class First { fixed, dual, folded };
+
 // Every kind of op, shared and adapted slots, a tied slot, a skip connection and values that do not
-// change from step to step; the first layer does not adapt, or does so in the dual form.
-Network every_op(bool dual) {
+// change from step to step.
+Network every_op(First first) {
   Network net;
   net.values = {2 * 9};
-  net.op("linear", 2, 9, 20, net.slot(20 * 9, false), dual ? -1 : net.slot(20, false));
-  if (dual) {
-    const int32_t z = net.last();
+  const int32_t weight = net.slot(20 * 9, false);
+  net.op("linear", 2, 9, 20, weight, first == First::fixed ? net.slot(20, false) : -1);
+  if (first != First::fixed) {
     constexpr int64_t rows = 2 * support;
-    net.op("gram", 2, 9, rows);
-    net.ops.back().input[0] = 0;
-    net.op("dual", 2, rows, 20, net.slot(rows * 20, true), net.slot(20, true), 0, 0, net.last());
-    net.ops.back().input[0] = z;
+    const Side side = first == First::folded ? Side::support : Side::both;
+    const int32_t z = net.last(), k = z + 1, folded = z + 2, y = z + 3;
+    const int32_t coefficients = net.slot(rows * 20, true), bias = net.slot(20, true);
+    net.values.insert(net.values.end(), {2 * rows, 0, 2 * 20});
+    net.ops.back().side = side;
+    net.ops.push_back({"gram", {0, -1}, k, {-1, -1}, 2, 9, rows, {}, side});
+    net.ops.push_back({"dual", {z, k}, y, {coefficients, bias}, 2, rows, 20, {}, side});
+    if (first == First::folded) {
+      const Side query = Side::query;
+      net.ops.push_back({"fold", {-1, -1}, folded, {weight, coefficients}, 2, 9, 20, {}, query});
+      net.ops.push_back({"folded", {0, folded}, y, {-1, bias}, 2, 9, 20, {}, query});
+    }
   }
   net.op("tanh", 1, 40, 40);
   const int32_t square = net.slot(20 * 20, true), bias = net.slot(20, true);
@@ -123,8 +134,8 @@ SamplesArgument make_samples(Tensors<Real>& tensors, int64_t count, int64_t in, 
 template <class Real>
 class Case {
  public:
-  Case(const char* loss, bool dual)
-      : net_(every_op(dual)),
+  Case(const char* loss, First first)
+      : net_(every_op(first)),
         program_(net_.ops, net_.values, net_.slots, net_.last(), loss, 0, false) {
     const bool classes = std::strcmp(loss, "cross_entropy") == 0;
     Tensors<Real>& tensors = tensors_;
@@ -145,8 +156,9 @@ class Case {
       a.adapted_bar.push_back(slot.adapted ? tensors.random(tasks * slot.size, 0.1) : 0);
     }
     const std::vector<int64_t>* of_classes = classes ? &labels_ : nullptr;
-    a.support = make_samples(tensors, support, net.values[0], 3, of_classes, !dual);
-    a.query = make_samples(tensors, query, net.values[0], 3, of_classes, !dual);
+    const bool wants_x = first == First::fixed;
+    a.support = make_samples(tensors, support, net.values[0], 3, of_classes, wants_x);
+    a.query = make_samples(tensors, query, net.values[0], 3, of_classes, wants_x);
     a.task_loss = tensors.zeros(tasks);
     a.prediction = tensors.zeros(tasks * query * 3);
     a.task_loss_bar = tensors.random(tasks, 1);

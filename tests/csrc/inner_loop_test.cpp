@@ -17,8 +17,9 @@ using namespace fastmaml;
 
 // Every number that a call reads or writes, after a team of `size` lanes has run it.
 template <class Real>
-std::vector<Real> run_team(int size, const char* loss, int64_t segment, bool keep_tape, bool dual) {
-  Case<Real> c(loss, dual);
+std::vector<Real> run_team(int size, const char* loss, int64_t segment, bool keep_tape,
+                           First first) {
+  Case<Real> c(loss, first);
   Call<Real> call = c.owner().call();
   call.segment = segment;
   call.keep_tape = keep_tape;
@@ -47,16 +48,16 @@ std::vector<Real> run_team(int size, const char* loss, int64_t segment, bool kee
 }
 
 template <class Real>
-void check_loss(const char* loss, bool dual) {
-  const std::vector<Real> alone = run_team<Real>(1, loss, steps, true, dual);
+void check_loss(const char* loss, First first) {
+  const std::vector<Real> alone = run_team<Real>(1, loss, steps, true, first);
   for (const Real x : alone) CHECK(std::isfinite(x));
   const auto same = [&](const std::vector<Real>& other) {
     return std::memcmp(alone.data(), other.data(), alone.size() * sizeof(Real)) == 0;
   };
-  for (const int size : {2, 3, 5}) CHECK(same(run_team<Real>(size, loss, steps, true, dual)));
+  for (const int size : {2, 3, 5}) CHECK(same(run_team<Real>(size, loss, steps, true, first)));
   for (int64_t segment = 1; segment <= steps; ++segment) {
     for (const bool keep_tape : {false, true}) {
-      CHECK(same(run_team<Real>(2, loss, segment, keep_tape, dual)));
+      CHECK(same(run_team<Real>(2, loss, segment, keep_tape, first)));
     }
   }
 }
@@ -65,9 +66,9 @@ void check_loss(const char* loss, bool dual) {
 
 int main() {
   for (const char* loss : {"mse", "cross_entropy", "bce_with_logits"}) {
-    for (const bool dual : {false, true}) {
-      check_loss<float>(loss, dual);
-      check_loss<double>(loss, dual);
+    for (const First first : {First::fixed, First::dual, First::folded}) {
+      check_loss<float>(loss, first);
+      check_loss<double>(loss, first);
     }
   }
   return failed_checks != 0;

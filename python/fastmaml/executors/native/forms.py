@@ -1,20 +1,27 @@
-"""The form of each linear layer: dense, with a weight of its own for every task, or dual.
+"""The form of each linear layer: dense, with a weight of its own for every task, dual or folded.
 
 SGD moves a weight by sums of outer products with the support samples. A layer that reads the
 samples themselves can keep, in the place of each task's weight, one row of coefficients a support
 row (csrc/program/dual.h). The products with the shared weight and among the samples are then made
 once a task, not at every step, and nothing of the size of tasks times weights exists.
+
+A folded layer is dual for the support; for the query, the coefficients are folded into a weight
+(csrc/program/fold.h). That is less work where the query is long and the layer narrow.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal
 
 from ...program import INPUT, InnerLoop, Inputs, Op
 
-FORCED: str | None = None
-""""dense" or "dual": the form of every layer that can have it, whatever it costs. For tests."""
+Form = Literal["dense", "dual", "folded"]
+
+FORCED: Form | None = None
+"""The form of every layer that can have it, whatever it costs. For tests."""
 
 FLOPS = 40e9
 """Floating-point operations a second of one core, in products of the sizes of inner loops."""
@@ -49,16 +56,25 @@ class Layer:
     coefficients: tuple[int, int]
     """Of the dual form: support rows, and numbers that come out of a row."""
     refusal: str | None
-    """Why it cannot be dual; None if it can."""
-    dense: Cost
-    dual: Cost
+    """Why it has to be dense; None if it need not."""
+    costs: Mapping[Form, Cost]
+
+    @property
+    def form(self) -> Form:
+        """The form that it runs in."""
+        if self.refusal is not None:
+            return "dense"
+        return FORCED or min(self.costs, key=lambda form: self.costs[form].seconds)
+
+    @property
+    def cost(self) -> Cost:
+        """Of that form."""
+        return self.costs[self.form]
 
     @property
     def is_dual(self) -> bool:
-        """The form that it runs in."""
-        if self.refusal is not None or FORCED is not None:
-            return self.refusal is None and FORCED == "dual"
-        return self.dual.seconds < self.dense.seconds
+        """Whether it has coefficients in the place of a weight, folded or not."""
+        return self.form != "dense"
 
 
 def layers(
@@ -116,19 +132,23 @@ def _layer(loop: InnerLoop, inputs: Inputs, index: int, refusal: str | None) -> 
     steps, losses = loop.steps, sum(map(bool, map(loop.step_weight, range(loop.steps + 1))))
     passes = 1 if loop.first_order else 2
     # y and the weight's gradient at each step, and the tangents of both; at each query loss alike
-    products = 2 * support * steps * passes + 2 * query * losses
+    in_steps, in_losses = 2 * support * steps * passes, 2 * query * losses
     moves = 2 + 5 * steps * passes + 3 * losses
     weight, coefficients, number = out * width, out * support, inputs.dtype.itemsize
-    # dual: y by the shared weight, and that one's gradient; the products among samples
-    once = 2 * (support + query) * (2 * weight + support * width)
-    return Layer(
-        index,
-        slot,
-        (support, out),
-        refusal,
-        Cost(2 * weight * products, number * weight * (moves + 3)),
-        Cost(
-            once + 2 * coefficients * products,
+
+    # of a sample in the dual form: y by the shared weight, that one's gradient, a row among samples
+    once = 2 * (2 * weight + support * width)
+    # of a folded query loss: the weight and the coefficients' gradient, y and the weight's gradient
+    by_loss = 2 * weight * (2 * support + 2 * query)
+    costs: dict[Form, Cost] = {
+        "dense": Cost(2 * weight * (in_steps + in_losses), number * weight * (moves + 3)),
+        "dual": Cost(
+            once * (support + query) + 2 * coefficients * (in_steps + in_losses),
             number * (7 * weight + coefficients * moves),
         ),
-    )
+        "folded": Cost(
+            once * support + 2 * coefficients * in_steps + by_loss * losses,
+            number * ((4 + 8 * losses) * weight + coefficients * moves),
+        ),
+    }
+    return Layer(index, slot, (support, out), refusal, MappingProxyType(costs))

@@ -26,11 +26,11 @@ def lowered(
 
     Args:
         input_active: gives the input a tangent too.
-        dual: the layers in the dual form. Their weights are not adapted; for each of them the
-            program has one more slot, of the coefficients.
+        dual: the layers in the dual form, folded or not. Their weights are not adapted; for each of
+            them the program has one more slot, of the coefficients.
     """
-    coefficients = tuple((layer.op, layer.coefficients) for layer in dual)
-    key = ("lowered", adapted, loss, dtype, input_active, coefficients)
+    forms = tuple((layer.op, layer.form, layer.coefficients) for layer in dual)
+    key = ("lowered", adapted, loss, dtype, input_active, forms)
     if key not in program.derived:
         program.derived[key] = _lower(program, adapted, loss, dtype, input_active, dual)
     return program.derived[key]
@@ -92,8 +92,8 @@ def _dual_ops(
     values: list[int],
     slots: list[tuple[int, bool]],
 ) -> list[object]:
-    """A linear op on the samples in the dual form; see csrc/program/dual.h. Adds to the sizes of
-    the values and to the slots."""
+    """A linear op on the samples in the dual form; see dual.h and fold.h in csrc/program. Adds to
+    the sizes of the values and to the slots."""
     weight, bias = op.parameters
     rows, width, out = _row_shape(program, op)
     support, _ = layer.coefficients
@@ -101,15 +101,25 @@ def _dual_ops(
     values += [rows * out, rows * support]
     slots[weight] = (slots[weight][0], False)
     slots.append((support * out, True))
-    nothing = (0.0, 0.0)
     bias = -1 if bias is None else bias
-    return [
-        extension.Op("linear", (INPUT, -1), z, (weight, -1), (rows, width, out), nothing),
-        extension.Op("gram", (INPUT, -1), k, (-1, -1), (rows, width, support), nothing),
+    nothing, shape = (0.0, 0.0), (rows, width, out)
+    is_folded = layer.form == "folded"
+    side = extension.Side.support if is_folded else extension.Side.both
+    ops = [
+        extension.Op("linear", (INPUT, -1), z, (weight, -1), shape, nothing, side),
+        extension.Op("gram", (INPUT, -1), k, (-1, -1), (rows, width, support), nothing, side),
         extension.Op(
-            "dual", (z, k), op.output, (coefficients, bias), (rows, support, out), nothing
+            "dual", (z, k), op.output, (coefficients, bias), (rows, support, out), nothing, side
         ),
     ]
+    if is_folded:
+        folded, query = len(values), extension.Side.query
+        values.append(0)  # numbers a sample: it is a task's
+        ops += [
+            extension.Op("fold", (-1, -1), folded, (weight, coefficients), shape, nothing, query),
+            extension.Op("folded", (INPUT, folded), op.output, (-1, bias), shape, nothing, query),
+        ]
+    return ops
 
 
 def _pair(items: list, filler: float) -> tuple:

@@ -21,9 +21,9 @@ from .lowering import lowered
 def layers(
     loop: InnerLoop, inputs: Inputs, wanted: Collection[str], hands_out_weights: bool
 ) -> tuple[Layer, ...]:
-    """The layers of a call that may be dense or dual; see `forms.layers`."""
+    """The layers of a call that may have other forms than dense; see `forms.layers`."""
     found = forms.layers(loop, inputs, wanted, hands_out_weights)
-    saved = sum(layer.dense.seconds - layer.dual.seconds for layer in found if layer.is_dual)
+    saved = sum(layer.costs["dense"].seconds - layer.cost.seconds for layer in found)
     if saved == 0 or forms.FORCED is not None:
         return found
     together = lockstep(loop, inputs, wanted, saved)
