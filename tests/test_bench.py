@@ -197,9 +197,9 @@ def test_the_exact_gradient_of_very_many_tasks_is_the_plain_loops(monkeypatch):
 def test_the_sweep_of_forms(tmp_path):
     point = forms.points(1, seed=0)[0]._replace(inputs=300, outputs=4, support=2, query=2, steps=3)
     timed = forms.time_forms(point)
-    assert min(timed[1:]) > 0
-    assert timed.predicted_dual < timed.predicted_dense
-    assert timed.loss == max(0.0, timed.dual / timed.dense - 1)
+    assert min(timed.seconds.values()) > 0
+    assert timed.chosen == min(timed.predicted, key=timed.predicted.get) == "dual"
+    assert timed.loss == timed.seconds["dual"] / min(timed.seconds.values()) - 1
     forms.draw([timed, timed], "a processor", tmp_path / "forms.png")
     assert (tmp_path / "forms.png").stat().st_size > 10_000
 

@@ -148,7 +148,7 @@ def _layer(loop: InnerLoop, inputs: Inputs, index: int, refusal: str | None) -> 
         ),
         "folded": Cost(
             once * support + 2 * coefficients * in_steps + by_loss * losses,
-            number * ((4 + 8 * losses) * weight + coefficients * moves),
+            number * (4 * (1 + losses) * weight + coefficients * moves),
         ),
     }
     return Layer(index, slot, (support, out), refusal, MappingProxyType(costs))
