@@ -8,6 +8,7 @@ import pytest
 import torch
 from fastmaml import functional as fm
 from fastmaml.functional.arguments import warn_of_autocast
+from fastmaml.functional.calls import LossCall
 from fastmaml.functional.prepared import Prepared
 from torch import Tensor, nn
 from torch.testing import assert_close
@@ -82,6 +83,22 @@ def test_a_graph_serves_once_unless_it_is_retained(model, episode, backend):
     assert all(bool(gradient.any()) for gradient in second)
     with pytest.raises(RuntimeError, match="second time"):
         torch.autograd.grad(loss, leaves)
+
+
+def test_every_gradient_becomes_grad_without_a_copy(backend, monkeypatch):
+    made: list[int] = []
+    known_gradients = LossCall.known_gradients
+
+    def seen(self, *args):
+        known = known_gradients(self, *args)
+        made.extend(gradient.data_ptr() for gradient in known)
+        return known
+
+    monkeypatch.setattr(LossCall, "known_gradients", seen)
+    net = nn.Sequential(nn.Linear(1, 4), nn.Tanh(), nn.Linear(4, 1))  # a bias is one number
+    x = torch.randn(3, 5, 1)
+    fm.meta_loss(net, x, x, x, x, lr=0.1, loss="mse", backend=backend).loss.backward()
+    assert [parameter.grad.data_ptr() for parameter in net.parameters()] == made
 
 
 def test_parameters_overwritten_before_backward_raise(model, episode, backend):

@@ -74,8 +74,10 @@ class Recipe:
 
     def _made(self, *shape: int, zero: bool = False) -> int:
         """The index of one more tensor that each run makes; `zero` where the call adds to it."""
-        # the fastest way to a new tensor is from one like it; this one holds a single number
-        like = torch.empty((), dtype=self._dtype, device=self._device).expand(shape)
+        # The fastest way to a new tensor is from one like it. This one holds a single number; where
+        # that is all, its strides must not be 0, or autograd would copy a gradient like it.
+        one = torch.empty((1,) * len(shape), dtype=self._dtype, device=self._device)
+        like = one.expand(shape)
         self._makers.append((torch.zeros_like if zero else torch.empty_like, like))
         self._entries += 1
         return self._entries - 1
