@@ -102,6 +102,7 @@ class LossCall(RunCall):
 
     def __init__(self, prepared: Prepared, seed: int, reduction: str) -> None:
         super().__init__(prepared, seed)
+        self._reduction = reduction
         self._share = prepared.share(reduction)
         self._wanted = prepared.wanted if torch.is_grad_enabled() else frozenset()
         self._of_loss: dict[str, Tensor] = {}
@@ -112,8 +113,14 @@ class LossCall(RunCall):
         cotangents = Cotangents(share) if self._wanted else None
         outputs = prepared.run(tensors, self.seed, cotangents=cotangents, wanted=self._wanted)
         self._of_loss = outputs.gradients
-        loss = torch.dot(outputs.task_loss, share)  # in a tenth of the time of mean
+        loss = self._total(outputs.task_loss)
         return loss, outputs.task_loss, *_leaves(outputs.prediction)
+
+    def _total(self, task_loss: Tensor) -> Tensor:
+        if task_loss.device.type == "cpu":
+            return torch.dot(task_loss, self._share)  # in a tenth of the time of mean
+        # one kernel, where dot is two
+        return task_loss.mean() if self._reduction == "mean" else task_loss.sum()
 
     def cotangents(self, given: Sequence[Tensor | None]) -> Cotangents:
         loss, task_loss, *leaves = given
