@@ -30,8 +30,7 @@ double task_work(const Call<Real>& call) {
   double work = 0;
   for (int32_t i = 0; i < call.program.op_count; ++i) {
     const Op& op = call.program.ops[i];
-    const bool multiplies = op.kind == OpKind::linear || op.kind >= OpKind::gram;
-    const double each = static_cast<double>(op.rows) * op.in * (multiplies ? op.out : 8);
+    const double each = static_cast<double>(op.rows) * op.in * (multiplies(op.kind) ? op.out : 8);
     const double support = op.side == Side::query ? 0 : call.support.count;
     const double query = op.side == Side::support ? 0 : call.query.count;
     work += each * (op.active ? support * step_passes + query * 3

@@ -57,8 +57,8 @@ int log_of(int64_t power_of_two) { return std::countr_zero(static_cast<uint64_t>
 constexpr int64_t most_chunks = 1024, least_of_most_chunks = 128;
 constexpr int64_t most_sums = int64_t{256} << 20;  // bytes
 
-// Blocks of a cluster: as many as have been run on a GPU.
-constexpr int most_log_blocks = 2;
+// Blocks of a cluster: what the hardware takes at most.
+constexpr int most_log_blocks = 4;
 
 template <class Real>
 int64_t chunks_of(const Call<Real>& call) {
@@ -83,6 +83,18 @@ int64_t widest_op(const Call<Real>& call) {
   return widest;
 }
 
+// Multiply-adds of the longest product.
+template <class Real>
+int64_t longest_product(const Call<Real>& call) {
+  int64_t longest = 0;
+  for (int32_t i = 0; i < call.program.op_count; ++i) {
+    const Op& op = call.program.ops[i];
+    if (multiplies(op.kind))
+      longest = std::max(longest, op.rows * op.in * op.out * most_samples(call));
+  }
+  return longest;
+}
+
 // Products count their tiles of 16 elements in float (team/block_product.h).
 template <class Real>
 void check_sizes(const Call<Real>& call) {
@@ -101,20 +113,23 @@ void check_sizes(const Call<Real>& call) {
 
 constexpr int least_log_lanes = 6;
 
-// As many lanes as the widest op can feed; many would wait for each other in a small program, and
-// small blocks share a multiprocessor better where there are many tasks.
-int log_lanes_for(int64_t widest, int64_t chunks, int multiprocessors) {
+// As many lanes as the longest product and the widest op can feed; many would wait for each other
+// in a small program, and small blocks share a multiprocessor better where there are many tasks.
+int log_lanes_for(int64_t widest, int64_t longest, int64_t chunks, int multiprocessors) {
   if (const auto forced = from_environment("FASTMAML_LANES")) return log_of(*forced);
-  if (widest >= 2048) return widest >= 4096 ? 9 : 8;
-  return widest >= 256 && chunks < 4 * multiprocessors ? 7 : least_log_lanes;
+  const bool are_many = chunks >= 4 * multiprocessors;
+  if (widest >= 4096 || (longest >= 131072 && !are_many)) return 9;
+  if (widest >= 2048 || (longest >= 8192 && !are_many)) return 8;
+  return widest >= 256 && !are_many ? 7 : least_log_lanes;
 }
 
-// Several blocks a task where there are fewer tasks than multiprocessors and work for them all.
-int log_blocks_for(int64_t widest, int64_t teams, int multiprocessors, bool has_clusters) {
-  if (!has_clusters) return 0;
-  if (const auto forced = from_environment("FASTMAML_BLOCKS")) return log_of(*forced);
+// Several blocks a task where there are fewer tasks than multiprocessors and work for them all; not
+// more than the device has room for in a cluster.
+int log_blocks_for(int64_t widest, int64_t teams, int multiprocessors, int most) {
+  if (const auto forced = from_environment("FASTMAML_BLOCKS"))
+    return std::min(log_of(*forced), most);
   int log_blocks = 0;
-  while (log_blocks < most_log_blocks && teams << (log_blocks + 1) <= multiprocessors &&
+  while (log_blocks < most && teams << (log_blocks + 1) <= multiprocessors &&
          int64_t{4096} << (log_blocks + 1) <= widest) {
     ++log_blocks;
   }
@@ -142,10 +157,44 @@ const void* kernel_for(int64_t image_bytes) {
                                     : reinterpret_cast<const void*>(run_tasks<Real, large_image>);
 }
 
-void allow_shared_memory(const void* kernel, int device) {
+bool has_clusters(int device) { return attribute(cudaDevAttrComputeCapabilityMajor, device) >= 9; }
+
+// All the shared memory that a block may have, and clusters of any size.
+void allow_most(const void* kernel, int device) {
   const int most = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most),
         "shared memory of a block");
+  if (!has_clusters(device)) return;
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1),
+        "large clusters");
+}
+
+// A launch of so many clusters. Its attribute must live as long as it does.
+cudaLaunchConfig_t configuration(int64_t clusters, int log_blocks, int lanes, int shared_bytes,
+                                 cudaLaunchAttribute& cluster) {
+  cudaLaunchConfig_t config{};
+  config.gridDim = static_cast<unsigned>(clusters << log_blocks);
+  config.blockDim = lanes;
+  config.dynamicSmemBytes = shared_bytes;
+  cluster.id = cudaLaunchAttributeClusterDimension;
+  cluster.val.clusterDim = {1u << log_blocks, 1, 1};
+  config.attrs = &cluster;
+  config.numAttrs = log_blocks > 0 ? 1 : 0;
+  return config;
+}
+
+// The largest cluster that the device has room for.
+int most_log_blocks_of(const void* kernel, int lanes, int shared_bytes, int device) {
+  int log_blocks = has_clusters(device) ? most_log_blocks : 0;
+  for (; log_blocks > 0; --log_blocks) {
+    cudaLaunchAttribute cluster{};
+    const auto config = configuration(1, log_blocks, lanes, shared_bytes, cluster);
+    int clusters = 0;
+    if (cudaOccupancyMaxActiveClusters(&clusters, kernel, &config) != cudaSuccess)
+      cudaGetLastError();
+    if (clusters > 0) break;
+  }
+  return log_blocks;
 }
 
 // The argument of a kernel has a fixed size, of which the image is the beginning.
@@ -154,16 +203,10 @@ void launch_kernels(const LaunchPlan& plan, const CompiledKernel* compiled,
                     const std::vector<char>& image, int64_t summed_size, cudaStream_t stream) {
   Image<capacity> argument;
   std::memcpy(argument.bytes, image.data(), image.size());
-  cudaLaunchConfig_t config{};
-  config.gridDim = static_cast<unsigned>(plan.teams << plan.log_blocks);
-  config.blockDim = plan.lanes();
-  config.dynamicSmemBytes = plan.shared_bytes;
-  config.stream = stream;
   cudaLaunchAttribute cluster{};
-  cluster.id = cudaLaunchAttributeClusterDimension;
-  cluster.val.clusterDim = {static_cast<unsigned>(plan.blocks_a_task()), 1, 1};
-  config.attrs = &cluster;
-  config.numAttrs = plan.log_blocks > 0 ? 1 : 0;
+  cudaLaunchConfig_t config =
+      configuration(plan.teams, plan.log_blocks, plan.lanes(), plan.shared_bytes, cluster);
+  config.stream = stream;
   int image_size = static_cast<int>(image.size()), scratch_size = plan.scratch_size;
   void* arguments[] = {&argument, &image_size, &scratch_size};
   const void* kernel = compiled ? compiled->kernel() : kernel_for<Real>(capacity);
@@ -224,7 +267,7 @@ LaunchPlan plan_launch(const ProgramOwner& program, const CallArgument& argument
                              std::to_string(large_image));
   }
   const int most_shared = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
-  plan.log_lanes = log_lanes_for(widest, plan.chunks, multiprocessors);
+  plan.log_lanes = log_lanes_for(widest, longest_product(call), plan.chunks, multiprocessors);
   // The scratch memory of 512 lanes in float64 is all that a block of Turing has.
   const auto fixed_bytes = [&] {
     return scratch_for(plan.log_lanes) * int{sizeof(Real)} + plan.image_bytes;
@@ -235,7 +278,7 @@ LaunchPlan plan_launch(const ProgramOwner& program, const CallArgument& argument
   const int all_shared = attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor, device);
   const int reserved = attribute(cudaDevAttrReservedSharedMemoryPerBlock, device);
   const void* kernel = kernel_for<Real>(plan.image_bytes);
-  allow_shared_memory(kernel, device);
+  allow_most(kernel, device);
   // As many blocks on a multiprocessor as there are tasks for, and share its memory among them.
   int together = 0;
   check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&together, kernel, plan.lanes(), fixed),
@@ -246,7 +289,7 @@ LaunchPlan plan_launch(const ProgramOwner& program, const CallArgument& argument
                              std::to_string(most_shared));
   }
   plan.log_blocks = log_blocks_for(widest, plan.chunks, multiprocessors,
-                                   attribute(cudaDevAttrComputeCapabilityMajor, device) >= 9);
+                                   most_log_blocks_of(kernel, plan.lanes(), fixed, device));
   const int64_t wanted = (plan.chunks + multiprocessors - 1) / multiprocessors;
   together = static_cast<int>(std::min<int64_t>(together, wanted));
   const int share = std::min(all_shared / together - reserved, most_shared);
@@ -277,7 +320,7 @@ CompiledKernel::CompiledKernel(int device, const std::string& binary) {
   try {
     check(cudaLibraryGetKernel(&kernel, library, "run_compiled"), "a compiled kernel is not there");
     kernel_ = reinterpret_cast<const void*>(kernel);
-    allow_shared_memory(kernel_, device);
+    allow_most(kernel_, device);
   } catch (...) {
     cudaLibraryUnload(library);
     throw;

@@ -14,7 +14,7 @@ template <class Team, class Real, class Count = int64_t, class Of = Side>
 class Network {
  public:
   FM_HD Network(Team& team, const Program& program, int64_t samples, Side of = Side::support,
-                    Support<Real> support = {})
+                Support<Real> support = {})
       : team_(team), ops_(program), samples_(samples), of_(of), support_(support) {}
 
   // Writes the values.

@@ -38,6 +38,12 @@ enum class OpKind : int32_t {
   folded,
 };
 
+// Whether an op is a matrix product.
+constexpr bool multiplies(OpKind kind) {
+  return kind == OpKind::linear || kind == OpKind::gram || kind == OpKind::dual ||
+         kind == OpKind::fold || kind == OpKind::folded;
+}
+
 enum class LossKind : int32_t { none, mse, cross_entropy, bce_with_logits };
 
 enum class Place : int32_t { input, fixed, active };
