@@ -285,6 +285,40 @@ def test_a_kernel_compiled_for_the_calls(monkeypatch, dtype: torch.dtype):
 
 
 @needs_cuda
+@pytest.mark.parametrize("runs_before", [0, None], ids=["compiled", "for all calls"])
+@pytest.mark.parametrize("blocks", [1, 2, 4, 8, 16])
+def test_many_blocks_run_a_task(monkeypatch, blocks: int, runs_before: int | None):
+    """Clusters of every size, of large products and of small ones, whole and not."""
+    skip_if_refused("native")
+    monkeypatch.setattr(compiled, "runs_before", lambda: runs_before)
+    monkeypatch.setenv("FASTMAML_BLOCKS", str(blocks))
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Linear(3, 70),
+        nn.Tanh(),
+        nn.Linear(70, 65),
+        nn.LayerNorm(65),
+        nn.ReLU(),
+        nn.Linear(65, 2),
+    ).double()
+    x, y = double(2, 90, 3), double(2, 90, 2)
+    data = (x, y, -x, y)
+
+    def gradients(device: str, backend: str) -> list[Tensor]:
+        learner = fm.MAML(deepcopy(model).to(device), 0.05, 2, "mse", backend=backend)
+        there = [part.to(device) for part in data]
+        for _ in range(2):
+            learner.zero_grad()
+            learner(*there).loss.backward()
+        if backend == "native" and torch.cuda.get_device_capability() >= (9, 0):
+            assert f"{blocks} x " in str(learner.plan(there[0], there[2]))
+        return [parameter.grad.cpu() for parameter in learner.parameters()]
+
+    for one, other in zip(gradients("cuda", "native"), gradients("cpu", "reference"), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
+
+
+@needs_cuda
 def test_calls_go_on_where_no_kernel_can_be_compiled(monkeypatch):
     skip_if_refused("native")
     monkeypatch.setattr(compiled, "runs_before", lambda: 0)
