@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, ParamSpec, TypeVar
 
 import torch
@@ -20,7 +20,7 @@ from torch.autograd import Function, forward_ad
 
 from .calls import ProductCall, RunCall
 
-_transforms_are_active = torch._C._are_functorch_transforms_active
+transforms_are_active = torch._C._are_functorch_transforms_active
 _unwrap_if_dead = torch._C._functorch.unwrap_if_dead
 
 P = ParamSpec("P")
@@ -54,7 +54,12 @@ def _signed(forward: Callable[P, R]) -> Callable[P, R]:
 
 def _may_be_differentiated() -> bool:
     """Whether a derivative of what is computed now may follow."""
-    return torch.is_grad_enabled() or _transforms_are_active() or forward_ad._current_level >= 0
+    return torch.is_grad_enabled() or transforms_are_active() or forward_ad._current_level >= 0
+
+
+def alive(args: Sequence[Any]) -> list[Any]:
+    """Arguments, with tensors out of the wrappers that an ended torch.func transform has left."""
+    return [_unwrap_if_dead(arg) if isinstance(arg, Tensor) else arg for arg in args]
 
 
 def _refuse(what: str) -> NoReturn:
@@ -72,10 +77,9 @@ class _Function(Function):
     def apply(cls, *args: Any) -> Any:
         """Function.apply, which binds the arguments to the signature of `forward`: that takes
         longer than all the rest, and only torch.func needs it."""
-        if _transforms_are_active():
+        if transforms_are_active():
             return super().apply(*args)
-        alive = [_unwrap_if_dead(arg) if isinstance(arg, Tensor) else arg for arg in args]
-        return super(Function, cls).apply(*alive)
+        return super(Function, cls).apply(*alive(args))
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> NoReturn:

@@ -122,6 +122,15 @@ class LossCall(RunCall):
         # one kernel, where dot is two
         return task_loss.mean() if self._reduction == "mean" else task_loss.sum()
 
+    def leaves(self, keys: Sequence[str]) -> bool:
+        """Whether a run leaves the gradients of the loss by these inputs."""
+        return self._wanted.issuperset(keys)
+
+    def handed_over(self, keys: Sequence[str]) -> list[Tensor]:
+        """The gradients that the last run left, which are the caller's alone from now on."""
+        of_loss, self._of_loss = self._of_loss, {}
+        return [of_loss[key] for key in keys]
+
     def cotangents(self, given: Sequence[Tensor | None]) -> Cotangents:
         loss, task_loss, *leaves = given
         if loss is not None:

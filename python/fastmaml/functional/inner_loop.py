@@ -15,6 +15,7 @@ from ..program import Loss, modules_lock
 from . import known, losses
 from .arguments import Bound, NamePattern
 from .autograd import Run, eager
+from .backward import run_backward
 from .calls import AdaptCall, LossCall, PredictCall
 from .known import Given
 from .losses import LossLike
@@ -150,6 +151,7 @@ def meta_loss(
     seed: int | None = None,
     backend: str = "auto",
     memory_budget: int | None = None,
+    backward: bool = False,
 ) -> MetaLoss:
     """The query loss of each task after adapting to its support samples (MAML, Finn et al. 2017).
 
@@ -164,10 +166,17 @@ def meta_loss(
         step_weights: c_0..c_K, the weights of the query loss after each step (MAML++, Antoniou
             et al. 2019, section 4.1); None: the loss after the last step alone.
         reduction: "mean" or "sum" over tasks.
+        backward: add the gradient of `loss` to `.grad` of all that requires it, as
+            `loss.backward()` would, but without a graph; the results are detached. It does not
+            reach hooks of autograd's own nodes, such as those of DistributedDataParallel.
 
-    The other arguments and the errors are those of `adapt`.
+    The other arguments and the errors are those of `adapt`; with `backward` also
+
+    Raises:
+        RuntimeError: grad mode is off, or nothing requires grad.
     """
     checks.choice("reduction", reduction, ("mean", "sum"))
+    checks.flag("backward", backward)
     loss = losses.resolve(loss)
     options = ("meta_loss", steps, *loss.key, step_weights, momentum, first_order, backend)
     options = (*options, memory_budget, inner_parameters)
@@ -184,7 +193,8 @@ def meta_loss(
         call = bound.prepared(loop, bound.inputs(bound.rates(lr, loop), support, query), given)
     prepared, tensors = call
     call = LossCall(prepared, prepared.seed(seed), reduction)
-    total, task_loss, *leaves = Run.apply(call, *tensors)
+    results = run_backward(call, tensors) if backward else Run.apply(call, *tensors)
+    total, task_loss, *leaves = results
     return MetaLoss(total, task_loss, prepared.prediction(leaves))
 
 
