@@ -110,7 +110,7 @@ case "${1:-}" in
   compare-cuda)
     build
     compare 235 sine sine5 sine1k regress200 anil anil1k omnimlp omnimlpbn siren --device cuda \
-      --contenders fastmaml captured generic plain func graphs jax --jobs 12 --limit 110 \
+      --contenders fastmaml autograd captured generic plain func graphs jax --jobs 12 --limit 110 \
       --seconds 6 --rounds 9 --least 1 --out "$OUT/cuda" || failed=1
     ;;
   tasks-cuda)
