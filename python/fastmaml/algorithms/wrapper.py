@@ -153,20 +153,15 @@ class MetaLearner(nn.Module):
             reduction: "mean" or "sum" over tasks.
             seed: of dropout's masks; None: drawn from torch's default generator.
         """
-        return functional.meta_loss(
-            self.module,
-            support_x,
-            support_y,
-            query_x,
-            query_y,
+        return self._meta_loss(
+            (support_x, support_y, query_x, query_y),
+            steps,
             weights=weights,
             query_weights=query_weights,
             support_size=support_size,
             query_size=query_size,
             reduction=reduction,
             seed=seed,
-            step_weights=self.step_weights,
-            **self._inner_loop(steps),
         )
 
     def backward(
@@ -190,19 +185,21 @@ class MetaLearner(nn.Module):
         Raises:
             RuntimeError: grad mode is off, or nothing requires grad.
         """
+        samples = (support_x, support_y, query_x, query_y)
         if self._call_is_more_than_forward():
-            out = self(support_x, support_y, query_x, query_y, steps=steps, **options)
+            out = self(*samples, steps=steps, **options)
             out.loss.backward()
             return tree_map_only(Tensor, Tensor.detach, out)
+        # `parameters` is no option of this
+        return self._meta_loss(samples, steps, parameters=None, backward=True, **options)
+
+    def _meta_loss(
+        self, samples: tuple[Tensor, ...], steps: int | None, **options: Any
+    ) -> MetaLoss:
         return functional.meta_loss(
             self.module,
-            support_x,
-            support_y,
-            query_x,
-            query_y,
-            parameters=None,  # no option of this
+            *samples,
             step_weights=self.step_weights,
-            backward=True,
             **options,
             **self._inner_loop(steps),
         )
