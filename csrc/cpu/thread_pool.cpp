@@ -2,6 +2,7 @@
 
 #include <pthread.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
@@ -36,11 +37,17 @@ class Worker {
     state_.notify_one();
   }
 
+  // Wakes it if it is idle.
+  void rouse() {
+    State idle = State::idle;
+    if (state_.compare_exchange_strong(idle, State::roused)) state_.notify_one();
+  }
+
   // Until the job has ended; meanwhile calls poll(context) now and then, if there is one.
   void wait(void (*poll)(void*), void* context) {
     constexpr std::chrono::milliseconds interval{50};
     // Jobs end nearly together, and to be woken takes longer than the rest of most.
-    if (spin_while(State::running, 5000)) return;
+    if (spin_while(5000, [](State state) { return state == State::running; })) return;
     std::unique_lock lock(mutex_);
     const auto has_ended = [this] { return state_.load(std::memory_order_acquire) == State::idle; };
     while (!ended_.wait_for(lock, interval, has_ended)) {
@@ -51,12 +58,11 @@ class Worker {
   }
 
  private:
-  enum class State { idle, running };
+  enum class State { idle, roused, running };
 
   void loop() {
     for (;;) {
-      // One job often follows another, but an idle thread must leave the core to others.
-      if (!spin_while(State::idle, 200)) state_.wait(State::idle, std::memory_order_acquire);
+      wait_for_job();
       function_(context_, index_);
       {
         const std::lock_guard lock(mutex_);
@@ -66,11 +72,23 @@ class Worker {
     }
   }
 
-  // Whether the state has changed before it was looked at so often; 200 looks take a few
+  void wait_for_job() {
+    const auto has_none = [](State state) { return state != State::running; };
+    // One job often follows another, but an idle thread must leave the core to others.
+    while (!spin_while(200, has_none)) {
+      state_.wait(State::idle, std::memory_order_acquire);
+      if (spin_while(3000, has_none)) return;
+      State roused = State::roused;
+      state_.compare_exchange_strong(roused, State::idle);
+    }
+  }
+
+  // Whether the state has become another before it was looked at so often; 200 looks take a few
   // microseconds.
-  bool spin_while(State state, int times) const {
+  template <class Holds>
+  bool spin_while(int times, Holds holds) const {
     for (int spins = 0; spins < times; ++spins) {
-      if (state_.load(std::memory_order_acquire) != state) return true;
+      if (!holds(state_.load(std::memory_order_acquire))) return true;
       pause();
     }
     return false;
@@ -98,6 +116,7 @@ class Pool {
     taken.reserve(count);
     {
       const std::lock_guard lock(mutex_);
+      last_count_ = count;
       while (taken.size() < count && !idle_.empty()) {
         taken.push_back(idle_.back());
         idle_.pop_back();
@@ -114,6 +133,13 @@ class Pool {
       throw;
     }
     return taken;
+  }
+
+  // The idle workers that the next run would take, if it takes as many as the last.
+  void rouse() {
+    const std::lock_guard lock(mutex_);
+    const size_t count = std::min(last_count_, idle_.size());
+    for (size_t i = 0; i < count; ++i) idle_[idle_.size() - 1 - i]->rouse();
   }
 
   void give_back(const std::vector<Worker*>& workers) {
@@ -133,6 +159,7 @@ class Pool {
 
   std::mutex mutex_;
   std::vector<Worker*> idle_;
+  size_t last_count_ = 0;
 };
 
 }  // namespace
@@ -150,5 +177,7 @@ void run_parallel(int threads, void (*function)(void* context, int index), void*
   for (Worker* worker : workers) worker->wait(poll, context);
   Pool::instance().give_back(workers);
 }
+
+void rouse() { Pool::instance().rouse(); }
 
 }  // namespace fastmaml

@@ -19,4 +19,8 @@ namespace fastmaml {
 void run_parallel(int threads, void (*function)(void* context, int index), void* context,
                   void (*poll)(void* context) = nullptr);
 
+// Wakes as many threads as the last run took, if they are idle, since one like it follows at once:
+// to be woken takes a thread longer than a caller's preparations. They park again if none comes.
+void rouse();
+
 }  // namespace fastmaml

@@ -12,6 +12,7 @@
 #include "../cpu/cpu_features.h"
 #include "../cpu/passes.h"
 #include "../cpu/run_plan.h"
+#include "../cpu/thread_pool.h"
 #include "../program/analysis.h"
 #include "../program/call_builder.h"
 #include "facts.h"
@@ -71,6 +72,9 @@ PYBIND11_MODULE(_native, m) {
   m.def("op_kinds", op_kinds, "The kinds of ops that have kernels.");
   m.def("facts_hold", facts_hold, py::arg("facts"), py::arg("freeze"),
         "Whether what was read of a model's modules is still so; see fastmaml.program.facts.");
+
+  m.def("rouse", rouse,
+        "Wakes the threads that the last call on the CPU took: another like it follows at once.");
 
   m.def("labels_within", labels_within, py::arg("tensor"), py::arg("classes"),
         "Whether every number of an int64 tensor on the CPU is one of 0..classes-1. False too of a "

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <chrono>
 #include <thread>
 #include <vector>
 
@@ -67,6 +68,24 @@ void check_many_callers() {
   CHECK(met == 4 * 50);
 }
 
+// Whether a run finds them on their way, spinning, about to park again or parked.
+void check_roused() {
+  std::atomic<int> met{0};
+  std::vector<std::thread> callers;
+  for (int caller = 0; caller < 3; ++caller) {
+    callers.emplace_back([&, caller] {
+      for (int repeat = 0; repeat < 60; ++repeat) {
+        fastmaml::rouse();
+        std::this_thread::sleep_for(std::chrono::microseconds(repeat * 7 * caller));
+        met += all_meet(3);
+        fastmaml::rouse();
+      }
+    });
+  }
+  for (std::thread& caller : callers) caller.join();
+  CHECK(met == 3 * 60);
+}
+
 void check_nested() {
   std::atomic<int> met{0};
   parallel(3, [&](int) { met += all_meet(2); });
@@ -75,8 +94,10 @@ void check_nested() {
 
 void check_fork() {
   CHECK(all_meet(3));  // the parent's pool holds threads that the child will not have
+  fastmaml::rouse();
   const pid_t child = fork();
   if (child == 0) {
+    fastmaml::rouse();
     const bool met = all_meet(3) && all_meet(4);
     _exit(met ? 0 : 1);
   }
@@ -93,6 +114,7 @@ int main() {
   check_index_0_is_the_caller();
   check_writes_are_seen();
   check_many_callers();
+  check_roused();
   check_nested();
   check_fork();
   return failed_checks != 0;

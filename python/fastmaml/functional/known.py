@@ -52,6 +52,8 @@ def find(model: Any, given: Given) -> tuple[Prepared, list[Tensor]] | None:
     calls = _known.get(model) if isinstance(model, nn.Module) else None
     if calls is None:
         return None
+    if calls[0].prepared.device.type == "cpu":
+        extension.rouse()  # while we look, and prepare
     with modules_lock:
         for call in calls:
             if call.given.fits(given) and call.guards.hold():
