@@ -143,24 +143,29 @@ void pack(const Product<Real>& p, View<const Real> b, Real* panel, int64_t panel
   }
 }
 
-// Turned around, b is read in panels of this depth at most.
-constexpr int64_t pack_depth = 64;
+// Turned around, b is read in panels of this depth at most: as deep as pays beside what reading and
+// writing c once more costs.
+template <class Real>
+constexpr int64_t pack_depth = sizeof(Real) == sizeof(float) ? 256 : 64;
+
+// Up to this depth it is turned around however few rows there are.
+constexpr int64_t shallow = 64;
 
 // Whether to turn b around takes less time than to sum the lanes of dot tiles: the one is work for
 // every element of b, which m rows share, the other for every element of c.
 template <class Real>
 FM_INLINE bool packing_pays(const Product<Real>& p) {
   if (p.n < Vec<Real>::width) return false;
-  return p.k <= pack_depth || (p.m >= 32 && p.m * 5 >= p.k);
+  return p.k <= shallow || (p.m >= 32 && p.m * 5 >= p.k);
 }
 
 template <class Real>
 void pack_and_cover(const Product<Real>& p) {
   constexpr int64_t columns = OuterTile<Real>::max_columns * Vec<Real>::width;
-  Real panels[2][pack_depth * columns];
+  Real panels[2][pack_depth<Real> * columns];
   for (int64_t j = 0; j < p.n; j += columns) {
     const Product<Real> strip = slice(p, {0, p.m}, {j, p.n - j < columns ? p.n : j + columns});
-    in_parts(strip, pack_depth, [&](Product<Real> part) {
+    in_parts(strip, pack_depth<Real>, [&](Product<Real> part) {
       pack(part, part.b, panels[0], columns);
       if (part.b_more) {
         pack(part, {part.b_more, part.b.row_stride, part.b.col_stride}, panels[1], columns);

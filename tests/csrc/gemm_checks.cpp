@@ -114,7 +114,7 @@ void check_product(int64_t m, int64_t n, int64_t k, Layout a_layout, Layout b_la
   }
   // b is turned around for many rows, and not for one.
   const bool is_turned = a_layout == Layout::rows && b_layout == Layout::columns && m > 1 &&
-                         packing_pays(product(by_row)) && k > pack_depth;
+                         packing_pays(product(by_row)) && k > shallow;
   CHECK(is_turned || by_row.buffer.same_bits(c.buffer));
 }
 
