@@ -154,11 +154,11 @@ def test_nan_stays_in_its_task():
     assert all(spoilt.gradients[f"parameter:{s.name}"].isnan().any() for s in loop.program.slots)
 
 
-def test_large_tapes_are_computed_again(monkeypatch):
-    # 64 steps of 1,200 samples pass the 32 MiB that activations may keep.
+def test_large_tapes_are_computed_again_in_part():
+    # 64 steps of 1,200 samples pass the 64 MiB that activations may take.
     loop, inputs, cotangents, wanted = mlp([4, 30, 3], 1, 1200, 5, 64, torch.float64)
     tape_bytes = 2 * 8 * 64 * 1200 * sum(loop.program.features(v) for v in range(1, 7))
-    assert tape_bytes > 32 << 20
+    assert tape_bytes > 64 << 20
     exact = oracle(loop, inputs, cotangents, wanted)
     actual = native.run(loop, inputs, adapted=True, cotangents=cotangents, wanted=wanted)
     assert max(errors(loop.program, actual, exact).values()) < 1e-9

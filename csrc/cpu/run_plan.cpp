@@ -39,6 +39,15 @@ double task_work(const Call<Real>& call) {
   return work;
 }
 
+// How many steps the adjoint runs again that keeps a segment at a time, and activations of the last
+// `taped` steps of it: for what they led to all but those of the last segment, then for
+// activations.
+int64_t computed_again(int64_t steps, int64_t segment, int64_t taped) {
+  const auto for_activations = [taped](int64_t of) { return std::max<int64_t>(of - taped, 0); };
+  const int64_t full = steps / segment, first = steps % segment;
+  return steps - segment + full * for_activations(segment) + for_activations(first);
+}
+
 // The program of groups, where tasks run in lockstep.
 template <class Real>
 std::optional<LockstepProgram> lockstep_program(const Call<Real>& call) {
@@ -74,7 +83,7 @@ RunPlan<Real>::RunPlan(const Call<Real>& call, std::optional<LockstepProgram> of
 template <class Real>
 Call<Real> RunPlan<Real>::as_planned(Call<Real> call) const {
   call.segment = segment;
-  call.keep_tape = keep_tape;
+  call.tape_steps = tape_steps;
   return call;
 }
 
@@ -104,9 +113,8 @@ void RunPlan<Real>::divide(const Call<Real>& call, int threads) {
   }
 }
 
-// All that the adjoint reads, where the budget holds it. Else as many steps at a time as it does,
-// for all others are computed again; without their activations, which makes that twice, only where
-// one step with them is too much; and without chunks that wait for their turn only where all is.
+// All that the adjoint reads, where the budget holds it. Else what computes the fewest steps again;
+// and without chunks that wait for their turn only where nothing fits beside them.
 template <class Real>
 void RunPlan<Real>::keep_what_fits(const Call<Real>& call) {
   // Sizes are those of the call of a group.
@@ -114,29 +122,34 @@ void RunPlan<Real>::keep_what_fits(const Call<Real>& call) {
   if (program) of_group.emplace(call, *program, nullptr);
   group_size = of_group ? of_group->size() : 0;
   const Call<Real> unit = of_group ? of_group->call() : call;
-  const auto keep = [&](int64_t steps, bool tape) {
+  const auto keep = [&](int64_t steps, int64_t with_tape) {
     segment = steps;
-    keep_tape = tape;
+    tape_steps = with_tape;
     workspace = plan_workspace(as_planned(unit));
   };
-  const bool with_tape = call.keep_tape;
   const int64_t all = call.segment, fewest = keeps_steps ? 1 : all;
   struct {
     int64_t bytes, segment;
-    bool tape;
-  } least{INT64_MAX, all, with_tape};
+  } least{INT64_MAX, all};
   for (const int64_t spare : {spare_sums, int64_t{0}}) {
     sums = std::min(chunks, (1 + spare) * teams - spare);
-    for (const bool tape : {true, false}) {
-      if (tape && !with_tape) continue;
-      for (int64_t steps = all; steps >= fewest; --steps) {
-        keep(steps, tape);
-        if (fits()) return;
-        if (bytes() < least.bytes) least = {bytes(), steps, tape};
-      }
+    struct {
+      int64_t again, segment, tape_steps;
+    } best{INT64_MAX, 0, 0};
+    for (int64_t steps = all; steps >= fewest; --steps) {
+      keep(steps, 1);
+      if (bytes() < least.bytes) least = {bytes(), steps};
+      if (!fits()) continue;
+      const int64_t most = std::min(call.tape_steps, steps);
+      const int64_t step_bytes = teams * workspace.tape_stride * int64_t{sizeof(Real)};
+      const int64_t room = step_bytes ? 1 + (memory_budget - bytes()) / step_bytes : most;
+      const int64_t taped = std::min(most, room), again = computed_again(all, steps, taped);
+      if (again < best.again) best = {again, steps, taped};
+      if (taped == most) break;  // fewer steps at a time only cost more
     }
+    if (best.segment) return keep(best.segment, best.tape_steps);
   }
-  keep(least.segment, least.tape);
+  keep(least.segment, 1);
 }
 
 template <class Real>

@@ -34,10 +34,10 @@ struct RunPlan {
   int64_t units;   // tasks, or groups of them
   int64_t chunks;  // of units, each the work of one team
   int teams;
-  int lanes;         // a team
-  int64_t segment;   // of inner steps that are kept at a time
-  bool keep_tape;    // whether with their activations
-  bool keeps_steps;  // whether the adjoint reads what each step led to
+  int lanes;           // a team
+  int64_t segment;     // of inner steps that are kept at a time
+  int64_t tape_steps;  // of how many of the last of those, activations
+  bool keeps_steps;    // whether the adjoint reads what each step led to
   int64_t memory_budget;
   Workspace workspace;  // of a unit
   int64_t group_size;   // numbers that a group's tensors take beside it

@@ -128,7 +128,6 @@ void tell_call(Told& told, const Call<Real>& call) {
   told.presence("call.products", call.products);
   told.number("call.keep_phi", call.keep_phi);
   told.number("call.keep_states", call.keep_states);
-  told.number("call.keep_tape", call.keep_tape);
   told.number("call.segment", call.segment);
   told.number("call.fuse_step", call.fuse_step);
 }

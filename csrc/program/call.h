@@ -96,12 +96,13 @@ struct Call {
   // What is kept of every inner step for the adjoint, rather than of the last ones alone.
   bool keep_phi;
   bool keep_states;
-  bool keep_tape;  // activations; they are computed again where they are not kept
 
   // Of how many steps at a time; `steps`: of all. Where there are more segments, phi and s are kept
   // at their ends too, and the adjoint computes each segment again before it goes through it, but
-  // for the last. The first is the shorter one where they do not come out even.
+  // for the last. The first is the shorter one where they do not come out even. Of so many of the
+  // last steps of a segment activations are kept, and of the others computed again.
   int64_t segment;
+  int64_t tape_steps;
   int64_t memory_budget;  // bytes that all teams may take beside the tensors; or
   static constexpr int64_t no_budget = INT64_MAX;
 

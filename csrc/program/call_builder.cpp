@@ -6,9 +6,9 @@
 namespace fastmaml {
 namespace {
 
-// Where there is no budget, activations of all steps are kept up to this size a team; past it, each
-// step's are computed again in the adjoint, which costs a third more arithmetic.
-constexpr int64_t tape_memory = int64_t{32} << 20;
+// Where there is no budget, activations are kept up to this size a team, of the last steps. Those
+// of the others are computed again in the adjoint, a third more arithmetic.
+constexpr int64_t tape_memory = int64_t{64} << 20;
 
 }  // namespace
 
@@ -136,10 +136,13 @@ void CallOwner<Real>::decide_what_is_kept(const CallArgument& a) {
   call_.fuse_step = call_.momentum == 0 && !call_.keep_states && is_one_number;
   call_.fuse_adjoint = adjoint && !call_.first_order && call_.fuse_step && is_one_rate &&
                        !others_wanted && !samples_wanted;
-  const int64_t tape = 2 * int64_t{sizeof(Real)} * call_.steps *
-                       call_.program.support.active.of(call_.support.count);
-  call_.keep_tape = adjoint && !call_.first_order && (a.memory_budget || tape <= tape_memory);
   call_.segment = std::max<int64_t>(a.steps, 1);
+  const int64_t tape =
+      2 * int64_t{sizeof(Real)} * call_.program.support.active.of(call_.support.count);
+  const bool is_read = adjoint && !call_.first_order, fits_all = a.memory_budget || tape == 0;
+  call_.tape_steps = !is_read   ? 1
+                     : fits_all ? call_.segment
+                                : std::clamp<int64_t>(tape_memory / tape, 1, call_.segment);
   call_.memory_budget = a.memory_budget.value_or(Call<Real>::no_budget);
 }
 

@@ -161,14 +161,16 @@ class InnerLoop : TaskView<Team, Real> {
     if (call_.adapted_bar) add_adapted_bar(v);
     if ((call_.task_loss_bar && counts(K)) || call_.prediction_bar) add_query_gradient(K, v);
     if (call_.through_steps) {
+      int64_t taped = K - ws_.tape_steps;  // the first step whose activations are there
       FM_UNROLL(1)
       for (int64_t k = K - 1; k >= 0; --k) {
         if (team_.stopped()) return;
         const int64_t after = K - 1 - k;  // steps after this one
-        if (call_.segment < K && after > 0 && after % call_.segment == 0 && !restore_segment(k)) {
-          return;
+        if (call_.segment < K && after > 0 && after % call_.segment == 0) {
+          if (!restore_segment(k)) return;
+          taped = k + 1 - ws_.tape_steps;
         }
-        if (!call_.keep_tape && !call_.first_order) support_gradient(k, {});
+        if (k < taped && !call_.first_order) support_gradient(k, {});
         if (call_.fuse_adjoint) {
           // H u = -rate H v, so v itself is the direction; u has room for what comes of it.
           add_hessian_product(k, v, {u, v, call_.rates, k, call_.parameters, task_, summed_});
@@ -203,7 +205,7 @@ class InnerLoop : TaskView<Team, Real> {
     }
     if (call_.keep_states) {
       inner_step(last);
-    } else if (call_.keep_tape) {
+    } else if (!call_.first_order) {
       support_gradient(last, {});
     }
     return true;

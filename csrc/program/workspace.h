@@ -41,7 +41,7 @@ struct Workspace {
 
   Places phi_places, state_places;
   int64_t phi_stride;   // P, and what is left of 16 bytes
-  int64_t tape_steps;   // whose activations are kept
+  int64_t tape_steps;   // whose activations are kept: a ring
   int64_t tape_stride;  // between steps; half of it is one frame
   int64_t trajectory;   // numbers of phi, states and tape
 };

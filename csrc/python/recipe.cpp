@@ -33,8 +33,8 @@ void Recipe<Real>::run(const py::list& tensors, uint32_t seed, int threads) {
 }
 
 template <class Real>
-std::tuple<int, int, int64_t, int64_t, int64_t, bool> Recipe<Real>::plan(int64_t tensors,
-                                                                         int threads) const {
+std::tuple<int, int, int64_t, int64_t, int64_t, int64_t> Recipe<Real>::plan(int64_t tensors,
+                                                                            int threads) const {
   const CallOwner<Real> owner(program_, argument_, any_addresses(tensors), 0);
   const RunPlan<Real> plan(owner.call(), threads);
   return {plan.teams,
@@ -42,7 +42,7 @@ std::tuple<int, int, int64_t, int64_t, int64_t, bool> Recipe<Real>::plan(int64_t
           plan.bytes(),
           plan.workspace.trajectory * int64_t{sizeof(Real)},
           plan.keeps_steps ? plan.segment : 0,
-          plan.keep_tape};
+          plan.tape_steps};
 }
 
 // Made anew where the number of threads is another than the last time.

@@ -26,7 +26,7 @@ class Recipe {
 
   // Teams and threads, bytes of memory, of those what one team keeps of the inner steps, how many
   // of them at a time (0: none), and whether with activations. `tensors`: entries of the table.
-  std::tuple<int, int, int64_t, int64_t, int64_t, bool> plan(int64_t tensors, int threads) const;
+  std::tuple<int, int, int64_t, int64_t, int64_t, int64_t> plan(int64_t tensors, int threads) const;
 
  private:
   std::shared_ptr<const RunPlan<Real>> planned(const Call<Real>& call, int threads);

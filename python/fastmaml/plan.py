@@ -185,8 +185,8 @@ def _kept(trajectory: executors.native.Trajectory, steps: int) -> str:
     else:
         again = f"{steps - segment} of {steps} steps computed again"
         what = f"{math.ceil(steps / segment)} checkpoints of {segment} steps, {again}"
-    if segment and not trajectory.keeps_activations:
-        what += ", no activations kept"
+    if trajectory.activations < min(segment, steps):
+        what += f", activations of the last {trajectory.activations}"
     each = "a thread" if lanes == 1 else f"for {lanes} threads"
     count = f"{trajectory.threads} thread{'s' * (trajectory.threads > 1)}"
     kept, whole = _size(trajectory.kept), _size(trajectory.bytes)

@@ -26,8 +26,8 @@ class Trajectory(NamedTuple):
     segment: int
     """How many steps it keeps at a time. Where there are more, it keeps checkpoints so many steps
     apart, and computes all but the last segment again. 0: no gradient reads any."""
-    keeps_activations: bool
-    """Whether with their activations, which are computed again otherwise."""
+    activations: int
+    """Of how many of the last of those it keeps activations; others' are computed again."""
 
 
 class Launcher(Protocol):
