@@ -79,6 +79,7 @@ DATA = [
     Case(TypeError, "support_x", "tensor", "list", support_x=as_list),
     Case(TypeError, "support_x", "tensor", "ndarray", support_x=as_numpy),
     Case(TypeError, "support_x", "dense", "sparse", support_x=sparse),
+    Case(TypeError, "support_x", "dense", "nested", support_x=torch.nested.nested_tensor([[1.0]])),
     Case(TypeError, "support_x", "float64", "complex128", support_x=as_complex),
     Case(TypeError, "support_x", "float64", "int64", support_x=as_labels),
     Case(TypeError, "support_x", "float64", "uint8", support_x=as_bytes),

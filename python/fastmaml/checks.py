@@ -102,7 +102,8 @@ def tensor(name: str, value: Any) -> None:
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
     if value.layout is not torch.strided or value.is_nested:
-        raise TypeError(f"{name} must be a dense tensor, got layout {value.layout}")
+        kind = "a nested one" if value.is_nested else f"layout {value.layout}"
+        raise TypeError(f"{name} must be a dense tensor, got {kind}")
 
 
 def alike(name: str, value: Any, dtype: torch.dtype, device: torch.device) -> None:
