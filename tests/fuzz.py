@@ -22,7 +22,7 @@ import fastmaml
 import torch
 from fastmaml import BackendError, TraceError, functional
 from oracle import largest, nudge
-from plain_calls import Results, plain, with_gradients
+from plain_calls import Results, is_plain, plain, with_gradients
 from random_calls import Call, random_call
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
@@ -34,8 +34,8 @@ REFUSALS = (TypeError, ValueError, BackendError)  # a TraceError is a ValueError
 TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-3}
 
 
-def check(seed: int) -> str:
-    """Checks one call; returns what became of it: "agrees", "refused" or "compared".
+def check(call: Call) -> str:
+    """Checks a call; returns what became of it: "agrees", "refused" or "compared".
 
     A valid call must agree with plain PyTorch; with dropout, and where a spoilt call is accepted,
     the executors must agree with each other. What is refused must be refused by name.
@@ -43,7 +43,6 @@ def check(seed: int) -> str:
     Raises:
         AssertionError: neither is so.
     """
-    call = random_call(seed)
     try:
         actual = run(call)
     except REFUSALS as error:
@@ -129,11 +128,6 @@ def numbers_of(call: Call) -> Iterator[Tensor | float]:
                 yield item
 
 
-def is_plain(tensor: Tensor) -> bool:
-    """Whether the tensor is dense, with numbers in it."""
-    return tensor.layout is torch.strided and not tensor.is_nested and not tensor.is_meta
-
-
 # --- comparison -----------------------------------------------------------------------------------
 
 
@@ -213,7 +207,7 @@ def cast(call: Call, dtype: torch.dtype, change: Any = lambda tensor: tensor) ->
 
     def one(value: Any) -> Any:
         if isinstance(value, Tensor):
-            if not value.is_floating_point():
+            if not value.is_floating_point() or not is_plain(value):
                 return value
             moved = change(value.detach().to(dtype))
             return moved.clone().requires_grad_(value.requires_grad)
@@ -240,7 +234,7 @@ def main(count: int, first: int = 0) -> int:
     began = time.monotonic()
     for seed in range(first, first + count):
         try:
-            outcome = check(seed)
+            outcome = check(random_call(seed))
         except Exception as failure:
             outcome = "FAILED"
             *_, frame = traceback.extract_tb(failure.__traceback__)

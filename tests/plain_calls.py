@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -135,7 +135,11 @@ def plain_product(a: dict[str, Any], phi: Results, names: list[str], task: int) 
 
 
 def with_gradients(call: Call, results: Results) -> Results:
-    """The results, and the gradients of their weighted sum by every leaf that requires grad."""
+    """The results, and the gradients of their weighted sum by every leaf that requires grad.
+
+    Raises:
+        AssertionError: a leaf that nothing can compute with has a gradient.
+    """
     leaves = leaves_of(call)
     generator = torch.Generator().manual_seed(0)
     total = torch.zeros((), dtype=torch.float64)
@@ -144,14 +148,21 @@ def with_gradients(call: Call, results: Results) -> Results:
         weight = torch.rand(result.shape, generator=generator, dtype=torch.float64)
         # what is zero times infinity is not asked
         total = total + torch.where(result.isfinite(), weight * result, 0 * weight).sum()
-    found = [torch.zeros_like(leaf) for leaf in leaves.values()]
+    found: Sequence[Tensor | None] = [None] * len(leaves)
     if leaves and total.requires_grad:
-        found = torch.autograd.grad(
-            total, list(leaves.values()), allow_unused=True, materialize_grads=True
-        )
-    detached = {name: result.detach() for name, result in results.items()}
-    gradients = zip(leaves, found, strict=True)
-    return detached | {f"grad {name}": gradient for name, gradient in gradients}
+        found = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
+    everything = {name: result.detach() for name, result in results.items()}
+    for (name, leaf), gradient in zip(leaves.items(), found, strict=True):
+        if is_plain(leaf):
+            everything[f"grad {name}"] = torch.zeros_like(leaf) if gradient is None else gradient
+        else:  # it may be the rate of what is not adapted, say, at which nobody looks
+            assert gradient is None, f"{name} is read"
+    return everything
+
+
+def is_plain(tensor: Tensor) -> bool:
+    """Whether the tensor is dense, with numbers in it."""
+    return tensor.layout is torch.strided and not tensor.is_nested and not tensor.is_meta
 
 
 def leaves_of(call: Call) -> dict[str, Tensor]:

@@ -9,9 +9,9 @@ import os
 
 import pytest
 import torch
-from fuzz import check, compare, run
-from plain_calls import plain
-from random_calls import Call
+from fuzz import check, compare, nudged, run
+from plain_calls import plain, with_gradients
+from random_calls import Call, Residual, random_call
 from torch import nn
 
 CALLS = int(os.environ.get("FASTMAML_FUZZ_CALLS", "1500"))
@@ -27,13 +27,13 @@ pytestmark = [
 def test_random_calls(first):
     for seed in range(first, min(first + BLOCK, CALLS)):
         try:
-            check(seed)
+            check(random_call(seed))
         except Exception as failure:
             raise AssertionError(f"call of seed {seed}: {failure!r}") from failure
 
 
 def test_the_calls_are_of_every_kind():
-    outcomes = [check(seed) for seed in range(100)]
+    outcomes = [check(random_call(seed)) for seed in range(100)]
     assert all(outcomes.count(kind) >= 5 for kind in ("agrees", "compared", "refused"))
 
 
@@ -48,3 +48,31 @@ def test_a_result_may_err_twice_as_much_as_pytorchs_and_no_more():
     compare(call, results | {"prediction": prediction + 1e-3}, plain, torch.float32)
     with pytest.raises(AssertionError, match="prediction"):
         compare(call, results | {"prediction": prediction + 1e-1}, plain, torch.float32)
+
+
+def call_with(**arguments):
+    """An `adapt` of a small network, which is taken for spoilt."""
+    x, y = torch.ones(1, 3, 2).double(), torch.zeros(1, 3, 2).double()
+    arguments = {"model": Residual(2).double(), "loss": "mse", "lr": 0.1, "seed": 0} | arguments
+    return Call("adapt", {"support_x": x, "support_y": y} | arguments, spoilt=("lr",))
+
+
+UNREAD = {
+    "sparse": lambda: torch.ones(2).to_sparse(),
+    "nested": lambda: torch.nested.nested_tensor([[1.0], [1.0, 2.0]]),
+    "meta": lambda: torch.ones(2, device="meta"),
+}
+
+
+@pytest.mark.parametrize("kind", UNREAD)
+def test_the_rate_of_what_is_not_adapted_may_be_any_tensor(kind):
+    rates = {"once.weight": 0.1, "once.bias": UNREAD[kind]().requires_grad_()}
+    call = call_with(lr=rates, inner_parameters="*weight")
+    assert check(call) == "compared"
+    assert all("grad lr once.bias" not in results for results in nudged(call, torch.float64, run))
+
+
+def test_a_sparse_leaf_is_not_read():
+    lr = UNREAD["sparse"]().requires_grad_()
+    with pytest.raises(AssertionError, match="lr  is read"):
+        with_gradients(call_with(lr=lr), {"sum": torch.sum(lr)})
