@@ -76,3 +76,14 @@ def test_a_sparse_leaf_is_not_read():
     lr = UNREAD["sparse"]().requires_grad_()
     with pytest.raises(AssertionError, match="lr  is read"):
         with_gradients(call_with(lr=lr), {"sum": torch.sum(lr)})
+
+
+def test_a_gradient_is_rounded_as_its_leaf_is():
+    """adapt hands `unused` back as it was given; its gradient is the sum's weights, in half."""
+    unused = torch.ones(2, dtype=torch.float16, requires_grad=True)
+    call = call_with(parameters={"unused": unused})
+    assert check(call) == "compared"
+    results = run(call)
+    gradient = results["grad parameters unused"]
+    with pytest.raises(AssertionError, match="grad parameters unused"):
+        compare(call, results | {"grad parameters unused": 1.01 * gradient}, run, torch.float64)
