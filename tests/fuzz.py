@@ -25,6 +25,7 @@ from oracle import largest, nudge
 from plain_calls import Results, is_plain, plain, with_gradients
 from random_calls import Call, random_call
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 Runs = Callable[[Call], Results]
@@ -203,10 +204,36 @@ def largest_finite(tensor: Tensor) -> float:
 
 
 def nudged(call: Call, dtype: torch.dtype, runs: Runs) -> Iterator[Results]:
-    """Results in `dtype` itself, for inputs that are moved by up to a unit in the last place."""
+    """Results in `dtype` itself, for inputs that are moved by up to a unit in the last place, and
+    with `Rounding`."""
     for seed in range(8):
         generator = torch.Generator().manual_seed(seed)
-        yield runs(cast(call, dtype, partial(nudge, generator)))
+        inputs = cast(call, dtype, partial(nudge, generator))
+        with Rounding(generator):
+            yield runs(inputs)
+
+
+class Rounding(TorchDispatchMode):
+    """Moves what tanh and sigmoid return by up to a unit in the last place.
+
+    Their derivatives 1 - y² and y (1 - y) have as many digits as y has below 1: hardly one where
+    x is 18, in float64. No small step of x shows that, since y stays the same; but another tanh, as
+    right as torch's, may round it the other way. Where y is 1 it stays, as it must if x is large.
+    """
+
+    FUNCTIONS = (torch.ops.aten.tanh.default, torch.ops.aten.sigmoid.default)
+
+    def __init__(self, generator: torch.Generator) -> None:
+        super().__init__()
+        self.generator = generator
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        y = func(*args, **(kwargs or {}))
+        if func not in self.FUNCTIONS:
+            return y
+        return torch.where(y.abs() < 1, nudge(self.generator, y).clamp(-1, 1), y)
 
 
 def cast(call: Call, dtype: torch.dtype, change: Any = lambda tensor: tensor) -> Call:

@@ -50,6 +50,19 @@ def test_a_result_may_err_twice_as_much_as_pytorchs_and_no_more():
         compare(call, results | {"prediction": prediction + 1e-1}, plain, torch.float32)
 
 
+def test_a_derivative_may_err_as_its_function_is_rounded_and_no_more():
+    """1 - tanh(18.5)² is two units in the last place of 1."""
+    model = nn.Sequential(nn.Linear(1, 1, bias=False), nn.Tanh(), nn.Linear(1, 1, bias=False))
+    nn.init.constant_(model[0].weight, 18.5)
+    nn.init.constant_(model[2].weight, 1e12)
+    call = Call("predict", {"model": model.double(), "query_x": torch.ones(1, 1, 1).double()})
+    results = run(call)
+    gradient = results["grad model 0.weight"]
+    compare(call, results | {"grad model 0.weight": 2 * gradient}, plain, torch.float64)
+    with pytest.raises(AssertionError, match=r"grad model 0\.weight"):
+        compare(call, results | {"grad model 0.weight": 8 * gradient}, plain, torch.float64)
+
+
 def call_with(**arguments):
     """An `adapt` of a small network, which is taken for spoilt."""
     x, y = torch.ones(1, 3, 2).double(), torch.zeros(1, 3, 2).double()
