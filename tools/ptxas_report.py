@@ -35,7 +35,7 @@ namespace fastmaml::cuda {
 
 template <class Real>
 __global__ void __launch_bounds__(most_lanes, 1) product(BlockProduct<Real> p, int log_lanes) {
-  DeviceLanes<Real> lanes(log_lanes, 0, 0, 8192);
+  DeviceLanes<Real> lanes({log_lanes, 0, 8192}, 0);
   block_gemm(lanes, p);
 }
 template __global__ void product<float>(BlockProduct<float>, int);
