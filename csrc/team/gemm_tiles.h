@@ -57,7 +57,7 @@ struct TileShape {
 
 // A tile of rows x columns elements of c, a and b contiguous along k.
 template <class Real>
-struct DotTile : TileShape<TileLimits::dot_sums, 8, 4> {
+struct DotTile : TileShape<TileLimits::dot_sums, 8, TileLimits::dot_columns> {
   template <int rows, int columns>
   static void run(const Product<Real>& p, int64_t i, int64_t j) {
     using V = Vec<Real>;

@@ -79,7 +79,7 @@ FM_INLINE Vec<Real> select(Vec<Real> x, Vec<Real> y) {
 struct TileLimits {
   // Sums in registers, beside the vectors of b and one of a.
   static constexpr int outer_sums = 12, outer_vectors = 2, outer_vectors_of_few_rows = 5;
-  static constexpr int dot_sums = 12;
+  static constexpr int dot_sums = 12, dot_columns = 4;
   static constexpr int lockstep_vectors = 3;
 };
 
