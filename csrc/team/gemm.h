@@ -266,6 +266,27 @@ void cover_in_rows(const Product<Real>& p) {
   }
 }
 
+// Whether c is the Gram matrix of several rows.
+template <class Real>
+FM_INLINE bool is_gram(const Product<Real>& p) {
+  return p.b.data == p.a.data && p.b.col_stride == p.a.row_stride && p.n == p.m && p.m > 1 &&
+         !p.a_more && p.init.row_stride == 0 && p.init.col_stride == 0;
+}
+
+// In strips as high as a tile, up to the diagonal: beyond it lie the same sums.
+template <class Real>
+void cover_gram(const Product<Real>& p, int rank, int size) {
+  const Runs rows(p.m, DotTile<Real>::rows_beside(DotTile<Real>::max_columns));
+  for (int64_t strip = 0, i = 0; i < p.m; i += rows[strip++]) {
+    if (strip % size != rank) continue;
+    const int64_t end = i + rows[strip];
+    cover<Real, DotTile<Real>>(slice(p, {i, end}, {0, end}));
+    for (int64_t r = i; r < end; ++r) {
+      for (int64_t j = 0; j < i; ++j) *at(p.c, j, r) = *at(p.c, r, j);
+    }
+  }
+}
+
 // Outer tiles read a strip of b for every few rows of c: no deeper than stays in the cache.
 constexpr int64_t most_depth = 384;
 
@@ -292,6 +313,7 @@ void gemm(Product<Real> p, int rank, int size) {
     if (c_fits && packing_pays(p)) {
       return pack_and_cover(size == 1 ? p : share<Real, Outer>(p, rank, size));
     }
+    if (is_gram(p)) return cover_gram(p, rank, size);
     return cover_share<Real, Dot>(p, rank, size);
   }
   const bool fits = outer_fits(p), other_fits = mirror_fits(p);

@@ -177,6 +177,34 @@ void check_tiles() {
   }
 }
 
+// A Gram matrix, of which half is computed, has the bits of a product with a copy of its rows.
+template <class Real>
+void check_gram() {
+  for (const int64_t m : {1, 2, 5, 7, 26, 40}) {
+    for (const int64_t k : {19, 70, 210}) {
+      Matrix<Real> a(m, k, Layout::rows, 1), copy = a, c(m, m, Layout::rows, 2);
+      const Matrix<Real> before = c;
+      const Real start = Real(0.5);
+      auto product = [&](Matrix<Real>& b, Matrix<Real>& to) {
+        return Product<Real>{m,
+                             m,
+                             k,
+                             Real(-0.25),
+                             a.view(),
+                             {b.buffer.data(), 1, b.row_stride},
+                             {&start, 0, 0},
+                             to.target()};
+      };
+      gemm(product(copy, c), 0, 1);
+      for (int lanes = 1; lanes <= 5; ++lanes) {
+        Matrix<Real> gram = before;
+        for (int lane = lanes - 1; lane >= 0; --lane) gemm(product(a, gram), lane, lanes);
+        CHECK(gram.buffer.same_bits(c.buffer));
+      }
+    }
+  }
+}
+
 // NaN reaches its own row and column, through a factor of zero as well, and nothing else.
 template <class Real>
 void check_nan() {
@@ -206,6 +234,8 @@ void check_gemm() {
   check_products<double>();
   check_tiles<float>();
   check_tiles<double>();
+  check_gram<float>();
+  check_gram<double>();
   check_nan<float>();
   check_nan<double>();
 }
