@@ -33,6 +33,7 @@ class InnerLoop : TaskView<Team, Real> {
 
   FM_DEVICE_KNOWN void run() {
     gather_initial();
+    fetch_ahead(call_.query, task_);
     if (call_.steps > 0) {
       support().forward(the<Place::fixed>(), support_values(0), parameters(0), support_draw(0));
     }
@@ -50,6 +51,7 @@ class InnerLoop : TaskView<Team, Real> {
       add_query_loss(call_.steps, loss);
       write_prediction();
     }
+    fetch_ahead(call_.support, task_ + 1);  // most often the task that this team runs next
     if (call_.task_loss && team_.rank() == 0) {
       for (int j = 0; j < team_.tasks(); ++j) call_.task_loss[task_ + j] = Real(loss[j]);
     }
@@ -76,7 +78,8 @@ class InnerLoop : TaskView<Team, Real> {
  private:
   using View = TaskView<Team, Real>;
   using View::call_, View::program_, View::task_, View::team_, View::ws_;
-  using View::copy, View::fill_zero, View::gather, View::gather_initial, View::scatter;
+  using View::copy, View::fetch_ahead, View::fill_zero, View::gather, View::gather_initial,
+      View::scatter;
   using View::loss_inputs, View::loss_gradients, View::support_samples;
   using View::part, View::phi, View::state_after, View::parameters, View::output, View::size_of;
   using View::query_values, View::query_bars, View::support_draw, View::query_draw;

@@ -88,6 +88,11 @@ class TaskView {
     // Frames hold mutable pointers; nothing writes to the frame of values' input.
     return const_cast<Real*>(samples.x) + task_ * samples.count * input_size();
   }
+  // Of any task, if there is one of this index.
+  FM_DEVICE void fetch_ahead(const Samples<Real>& samples, int64_t task) {
+    const int64_t size = samples.count * input_size();
+    if (samples.x && task < call_.tasks) team_.fetch_ahead(samples.x + task * size, size);
+  }
   FM_DEVICE int64_t input_size() const { return program_.values[0].sample_size; }
   FM_DEVICE int64_t size_of(const Samples<Real>& samples) const {
     return samples.x ? samples.size_of(task_) : 0;

@@ -222,7 +222,8 @@ FM_INLINE Product<Real> transposed(const Product<Real>& p) {
           transposed(p.init),
           transposed(p.c),
           p.b_more,
-          p.a_more};
+          p.a_more,
+          p.ahead};
 }
 
 // Whether vectors can run along j.

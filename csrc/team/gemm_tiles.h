@@ -1,7 +1,7 @@
 // The tiles of the matrix products: what of c is held in registers while k runs (gemm.h).
 #pragma once
 
-#include "simd.h"
+#include "ahead.h"
 
 namespace fastmaml::FM_ISA {
 
@@ -15,6 +15,7 @@ struct Product {
   View<Real> c;
   const Real* a_more = nullptr;
   const Real* b_more = nullptr;
+  Ahead* ahead = nullptr;  // what to fetch meanwhile
 };
 
 template <class Real>
@@ -66,6 +67,7 @@ struct DotTile : TileShape<TileLimits::dot_sums, 8, TileLimits::dot_columns> {
     V acc[rows * columns];
 #pragma GCC unroll 32
     for (int t = 0; t < rows * columns; ++t) acc[t] = V::zero();
+    Fetcher<rows * columns> fetcher(p.ahead);
     do {
       const Real *a = factors.a, *b = factors.b;
       auto step = [&](auto load) FM_ALWAYS_INLINE {
@@ -84,12 +86,14 @@ struct DotTile : TileShape<TileLimits::dot_sums, 8, TileLimits::dot_columns> {
       int64_t e = 0;
       for (; e + V::width <= k; e += V::width) {
         step([e](const Real* row) FM_ALWAYS_INLINE { return V::load(row + e); });
+        fetcher.step();
       }
       if (e < k) {
         const int rest = static_cast<int>(k - e);
         step([e, rest](const Real* row) FM_ALWAYS_INLINE { return V::load(row + e, rest); });
       }
     } while (factors.next());
+    fetcher.finish();
     Real sums[rows * columns];
     sum_each<rows * columns>(acc, sums);
     const View<const Real> init = p.init;
@@ -157,6 +161,7 @@ struct OuterTile : TileShape<TileLimits::outer_sums, 12, TileLimits::outer_vecto
 #pragma GCC unroll 8
       for (int s = 0; s < columns; ++s) acc[r][s] = V::zero();
     }
+    Fetcher<rows * columns> fetcher(p.ahead);
     do {
       const Real *a = factors.a, *b = factors.b;
       for (int64_t e = 0; e < k; ++e, a += a_col, b += b_row) {
@@ -169,8 +174,10 @@ struct OuterTile : TileShape<TileLimits::outer_sums, 12, TileLimits::outer_vecto
 #pragma GCC unroll 8
           for (int s = 0; s < columns; ++s) acc[r][s] = fma(a_at, b_at[s], acc[r][s]);
         }
+        fetcher.step();
       }
     } while (factors.next());
+    fetcher.finish();
     const V alpha = V::broadcast(p.alpha);
     const int64_t init_row = p.init.row_stride, c_row = p.c.row_stride;
     const Real* init = at(p.init, i, j);

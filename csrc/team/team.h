@@ -27,6 +27,9 @@
 //             View<const Real> b, View<const Real> init, View<Real> c,
 //             const Real* a_more = nullptr, const Real* b_more = nullptr);
 //
+//   // Will be read before long: products may fetch it from memory while they compute.
+//   void fetch_ahead(const Real* from, int64_t count);
+//
 //   void each(int64_t count, F f);        // f(i) for all i < count; vectorised: f must be pure
 //                                         // arithmetic on element i, with no aliasing between i
 //   void write(int64_t count, Real* to, F value);  // to[i] = value(i), which may read to[i], and

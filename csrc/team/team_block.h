@@ -53,6 +53,8 @@ class TeamBlock {
     block_gemm(lanes_, product);
   }
 
+  FM_HD void fetch_ahead(const Real*, int64_t) {}
+
   template <class F>
   FM_HD void each(int64_t count, F f) {
     FM_UNROLL(1)

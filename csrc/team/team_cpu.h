@@ -63,12 +63,19 @@ class TeamCpu {
   void gemm(int64_t m, int64_t n, int64_t k, Real alpha, View<const Real> a, View<const Real> b,
             View<const Real> init, View<Real> c, const Real* a_more = nullptr,
             const Real* b_more = nullptr) {
-    const Product<Real> product{m, n, k, alpha, a, b, init, c, a_more, b_more};
+    const Product<Real> product{m, n, k, alpha, a, b, init, c, a_more, b_more, &ahead_};
     if (tasks_ > 1) {
       gemm_in_lockstep(product);
     } else {
       FM_ISA::gemm(product, rank_, size_);
     }
+  }
+
+  // No more than stays in the second-level cache until it is read.
+  void fetch_ahead(const Real* from, int64_t count) {
+    const Range mine = part(count < second_cache<Real> ? count : second_cache<Real>, size_, rank_);
+    ahead_ = {reinterpret_cast<uintptr_t>(from + mine.begin),
+              reinterpret_cast<uintptr_t>(from + mine.end)};
   }
 
   template <class F>
@@ -273,6 +280,7 @@ class TeamCpu {
   int size_;
   int tasks_ = 1;
   TeamShared* shared_;
+  Ahead ahead_;
 };
 
 }  // namespace fastmaml::FM_ISA
