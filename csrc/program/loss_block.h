@@ -44,10 +44,8 @@ class Block {
   FM_HD Block(const LossInputs<Real>& in, const Real* prediction_dot, int64_t index)
       : in(in), prediction_dot(prediction_dot), first(index * size), count(size) {
     if (!in_lockstep && in.samples - first < size) count = static_cast<int>(in.samples - first);
-    if (are_kept()) {
-      for (int j = 0; j < size; ++j) {
-        for (int64_t c = 0; c < in.features; ++c) load(j, c, kept_[c]);
-      }
+    if constexpr (most_kept > 0) {
+      if (are_kept()) keep();
     }
   }
 
@@ -75,6 +73,40 @@ class Block {
   static constexpr int most_kept = size > 1 && !in_lockstep ? 8 : 0;
 
   FM_HD bool are_kept() const { return in.features <= most_kept; }
+
+  // What is the same for all samples is asked once: loops over them are vector code where they can.
+  FM_HD void keep() {
+    bring(in.prediction, &Column::z);
+    if (in.labels) {
+      int64_t labels[size];
+      for (int j = 0; j < size; ++j) labels[j] = in.labels[sample(j)];
+      keep_each(&Column::t, [&](int j, int64_t c) { return one_hot(labels[j], c); });
+    } else {
+      bring(in.target, &Column::t);
+    }
+    if (prediction_dot) {
+      bring(prediction_dot, &Column::z_dot);
+    } else {
+      keep_each(&Column::z_dot, [](int, int64_t) { return Real(0); });
+    }
+  }
+
+  using Part = Real (Column::*)[size];
+
+  FM_HD void bring(const Real* from, Part to) {
+    for (int j = 0; j < size; ++j) {
+      const Real* row = from + sample(j) * in.features;
+      for (int64_t c = 0; c < in.features; ++c) (kept_[c].*to)[j] = row[c];
+    }
+  }
+
+  template <class F>
+  FM_HD void keep_each(Part to, F f) {
+    for (int64_t c = 0; c < in.features; ++c) {
+      FM_VECTOR_LOOP
+      for (int j = 0; j < size; ++j) (kept_[c].*to)[j] = f(j, c);
+    }
+  }
 
   FM_HD void load(int j, int64_t c, Column& column) const {
     const int64_t i = at(j, c);
