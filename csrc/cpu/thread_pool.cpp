@@ -14,6 +14,8 @@
 namespace fastmaml {
 namespace {
 
+using namespace std::chrono_literals;
+
 void pause() {
 #if defined(__x86_64__)
   __builtin_ia32_pause();
@@ -45,12 +47,11 @@ class Worker {
 
   // Until the job has ended; meanwhile calls poll(context) now and then, if there is one.
   void wait(void (*poll)(void*), void* context) {
-    constexpr std::chrono::milliseconds interval{50};
     // Jobs end nearly together, and to be woken takes longer than the rest of most.
-    if (spin_while(5000, [](State state) { return state == State::running; })) return;
+    if (spin_while(100us, [](State state) { return state == State::running; })) return;
     std::unique_lock lock(mutex_);
     const auto has_ended = [this] { return state_.load(std::memory_order_acquire) == State::idle; };
-    while (!ended_.wait_for(lock, interval, has_ended)) {
+    while (!ended_.wait_for(lock, 50ms, has_ended)) {
       lock.unlock();
       if (poll) poll(context);
       lock.lock();
@@ -75,23 +76,24 @@ class Worker {
   void wait_for_job() {
     const auto has_none = [](State state) { return state != State::running; };
     // One job often follows another, but an idle thread must leave the core to others.
-    while (!spin_while(200, has_none)) {
+    while (!spin_while(5us, has_none)) {
       state_.wait(State::idle, std::memory_order_acquire);
-      if (spin_while(3000, has_none)) return;
+      if (spin_while(300us, has_none)) return;
       State roused = State::roused;
       state_.compare_exchange_strong(roused, State::idle);
     }
   }
 
-  // Whether the state has become another before it was looked at so often; 200 looks take a few
-  // microseconds.
+  // Whether the state becomes another within the time, while the thread keeps its core.
   template <class Holds>
-  bool spin_while(int times, Holds holds) const {
-    for (int spins = 0; spins < times; ++spins) {
-      if (!holds(state_.load(std::memory_order_acquire))) return true;
+  bool spin_while(std::chrono::microseconds time, Holds holds) const {
+    using Clock = std::chrono::steady_clock;
+    const Clock::time_point end = Clock::now() + time;
+    while (holds(state_.load(std::memory_order_acquire))) {
+      if (Clock::now() > end) return false;
       pause();
     }
-    return false;
+    return true;
   }
 
   std::atomic<State> state_{State::idle};
