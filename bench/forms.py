@@ -1,7 +1,8 @@
 """How well the native executor chooses between the forms of a layer: `python -m bench.forms`.
 
-Sweeps a layer's widths, the samples and the steps, times a meta-gradient in each form, and
-compares the form that the cost model takes with the fastest one. Writes forms.json and forms.png.
+Sweeps a layer's widths, the samples and the steps, times a meta-gradient in each form, tasks one by
+one, and compares the form that the cost model takes with the fastest one. Writes forms.json and
+forms.png.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import os
 import random
 import time
 from collections.abc import Iterator, Sequence
@@ -41,7 +43,7 @@ GRID = {
 LARGEST = 6e7
 """Multiply-adds of a pass that is still worth the wait."""
 TASKS = 4
-ROUNDS = 7
+ROUNDS = 20
 FORMS: tuple[forms.Form, ...] = ("dense", "dual", "folded")
 
 
@@ -155,6 +157,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("bench/results/forms"))
     options = parser.parse_args()
     torch.set_num_threads(1)
+    os.environ["FASTMAML_LOCKSTEP"] = "0"  # which is for dense layers alone
     described = machine.describe("cpu", (0,))
     every = points(options.count, options.seed)
     timed = [time_forms(point) for point in track(every, "shapes")]

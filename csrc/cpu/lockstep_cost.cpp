@@ -15,9 +15,11 @@ struct Costs {
     double pass, padded, number, weight, lane_sum, sample_beyond_first;
   } alone;
   // Of a task in lockstep, the first of all tasks of a group; and what comes on top of a
-  // multiply-add or a weight that has to come from beyond the first or the second cache.
+  // multiply-add, a weight or a sample's number that has to come from beyond the first or the
+  // second cache.
   struct {
-    double pass, multiply_add, number, weight, beyond_first, beyond_second, weight_beyond_second;
+    double pass, multiply_add, number, weight, beyond_first, beyond_second, weight_beyond_second,
+        sample_beyond_second;
   } group;
 };
 
@@ -28,14 +30,14 @@ constexpr double driven_out = 0.1;
 constexpr Costs costs_of(int vector_bytes) {
   if (vector_bytes >= 64) {
     return {{86.9, 0.0122, 0.134, 0.0621, 2.08, 0.115},
-            {46.8, 0.0038, 0.122, 0.0479, 0.00992, 0.00476, 0.0635}};
+            {46.8, 0.0038, 0.122, 0.0479, 0.00992, 0.00476, 0.0635, 0.155}};
   }
   if (vector_bytes >= 32) {
     return {{77.0, 0.0250, 0.092, 0.0674, 2.87, 0.152},
-            {53.5, 0.0196, 0.130, 0.0568, 0.00632, 0.00312, 0.0681}};
+            {53.5, 0.0196, 0.130, 0.0568, 0.00632, 0.00312, 0.0681, 0.37}};
   }
   return {{82.4, 0.0720, 0.323, 0.0788, 0.04, 0.182},
-          {65.4, 0.0560, 0.286, 0.0751, 0.00529, 0.00945, 0.0811}};
+          {65.4, 0.0560, 0.286, 0.0751, 0.00529, 0.00945, 0.0811, 0.37}};
 }
 
 double whole_vectors(double numbers, int width) { return std::ceil(numbers / width) * width; }
@@ -99,7 +101,7 @@ bool lockstep_pays(const Call<Real>& call, int width, int cores, double saved) {
       of_group.pass * work.passes +
       width * scale *
           (multiply_add * work.multiply_adds + of_group.number * (work.numbers + 2 * work.samples) +
-           weight * work.weights);
+           weight * work.weights + of_group.sample_beyond_second * second * work.samples_read);
   const double groups = std::ceil(double(call.tasks) / width);
   const double evicted = driven_out * std::min(work.group_bytes, second_cache);
   return std::ceil(groups / cores) * group + evicted < std::ceil(double(call.tasks) / cores) * one;

@@ -14,8 +14,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Literal
+from typing import Literal, NamedTuple
 
+from ...extension import extension
 from ...program import INPUT, InnerLoop, Inputs, Op
 
 Form = Literal["dense", "dual", "folded"]
@@ -23,11 +24,30 @@ Form = Literal["dense", "dual", "folded"]
 FORCED: Form | None = None
 """The form of every layer that can have it, whatever it costs. For tests."""
 
-FLOPS = 40e9
-"""Floating-point operations a second of one core, in products of the sizes of inner loops."""
-BYTES = 12e9
-"""Bytes of weights that it moves a second. Of an AVX2 machine: what counts is how the two compare,
-and `python -m bench.forms` shows how well they choose."""
+FLOP_A_BYTE = 1 / 3
+FLOP_A_PRODUCT = 4000
+"""What it costs to move a byte of weights and to begin a product, in floating-point operations."""
+
+
+class Machine(NamedTuple):
+    """One core, by its instruction set."""
+
+    vector: int
+    """Bytes of a register."""
+    flops: float
+    """Floating-point operations a second in products of the sizes of inner loops."""
+
+
+MACHINES = {
+    "avx512": Machine(64, 105e9),
+    "avx2": Machine(32, 64e9),
+    "neon": Machine(16, 26e9),
+    "portable": Machine(16, 26e9),
+}
+"""Fitted to `python -m bench.forms` on a Xeon with AVX-512, as the constants above; NEON, of which
+nothing was measured, is taken for portable."""
+ELSEWHERE = Machine(4, 105e9)
+"""On a GPU, where a product is as narrow as it is."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +58,8 @@ class Cost:
     """Floating-point operations of its matrix products, 2mnk each."""
     moved: float
     """Bytes of weights, or of what takes their place, read and written."""
-
-    @property
-    def seconds(self) -> float:
-        """By the constants above."""
-        return self.flop / FLOPS + self.moved / BYTES
+    seconds: float
+    """By the constants above."""
 
 
 @dataclass(frozen=True)
@@ -131,24 +148,47 @@ def _layer(loop: InnerLoop, inputs: Inputs, index: int, refusal: str | None) -> 
     )
     steps, losses = loop.steps, sum(map(bool, map(loop.step_weight, range(loop.steps + 1))))
     passes = 1 if loop.first_order else 2
-    # y and the weight's gradient at each step, and the tangents of both; at each query loss alike
-    in_steps, in_losses = 2 * support * steps * passes, 2 * query * losses
     moves = 2 + 5 * steps * passes + 3 * losses
     weight, coefficients, number = out * width, out * support, inputs.dtype.itemsize
+    on_cpu = inputs.device.type == "cpu" and extension is not None
+    machine = MACHINES[extension.isa()] if on_cpu else ELSEWHERE
+    lanes = machine.vector // number
 
-    # of a sample in the dual form: y by the shared weight, that one's gradient, a row among samples
-    once = 2 * (2 * weight + support * width)
+    def cost(once: float, again: float, moved: float, products: float, idle: float = 1) -> Cost:
+        """Of work that is done once and in every pass, there with so many lanes for one in use."""
+        work = once + idle * again + FLOP_A_BYTE * moved + FLOP_A_PRODUCT * products
+        return Cost(once + again, moved, work / machine.flops)
+
+    # y and the weight's gradient at each step, and the tangents of both; at each query loss alike
+    in_steps, in_losses = 2 * support * steps * passes, 2 * query * losses
+    by_pass = 2 * (steps * passes + losses)
+    # In the dual form: y by the shared weight and that one's gradient, and rows among samples.
+    # Those among the support's own are half, where no factor is turned around (csrc/team/gemm.h).
+    shared = 4 * weight
+    half = 2 if support > 1 and width > max(64, 5 * support) else 1
+    of_support = support * (shared + 2 * support * width / half)
+    of_query = query * (shared + 2 * support * width)
+    # At each step y alone: the coefficients' gradient is y's. Its columns are the layer's outputs.
+    idle = -(-out // lanes) * lanes / out
     # of a folded query loss: the weight and the coefficients' gradient, y and the weight's gradient
     by_loss = 2 * weight * (2 * support + 2 * query)
     costs: dict[Form, Cost] = {
-        "dense": Cost(2 * weight * (in_steps + in_losses), number * weight * (moves + 3)),
-        "dual": Cost(
-            once * (support + query) + 2 * coefficients * (in_steps + in_losses),
-            number * (7 * weight + coefficients * moves),
+        "dense": cost(
+            2 * weight * (in_steps + in_losses), 0, number * weight * (moves + 3), by_pass
         ),
-        "folded": Cost(
-            once * support + 2 * coefficients * in_steps + by_loss * losses,
+        "dual": cost(
+            of_support + of_query,
+            coefficients * (in_steps + 2 * in_losses),
+            number * (7 * weight + coefficients * moves),
+            5 + by_pass - steps * passes,
+            idle,
+        ),
+        "folded": cost(
+            of_support + by_loss * losses,
+            coefficients * in_steps,
             number * (4 * (1 + losses) * weight + coefficients * moves),
+            5 + by_pass - steps * passes + 2 * losses,
+            idle,
         ),
     }
     return Layer(index, slot, (support, out), refusal, MappingProxyType(costs))
