@@ -24,30 +24,31 @@ Form = Literal["dense", "dual", "folded"]
 FORCED: Form | None = None
 """The form of every layer that can have it, whatever it costs. For tests."""
 
-FLOP_A_BYTE = 1 / 3
-FLOP_A_PRODUCT = 4000
-"""What it costs to move a byte of weights and to begin a product, in floating-point operations."""
-
 
 class Machine(NamedTuple):
-    """One core, by its instruction set."""
+    """What runs one task: a core, by its instruction set, or a part of a GPU."""
 
-    vector: int
-    """Bytes of a register."""
     flops: float
     """Floating-point operations a second in products of the sizes of inner loops."""
+    vector: int
+    """Bytes of a register, whose lanes are idle past the end of a row."""
+    flop_a_byte: float = 1 / 3
+    flop_a_product: float = 4000
+    """What moving a byte of weights, and beginning a product, takes: in such operations."""
+    halves_gram: bool = True
+    """Whether one half of a symmetric product is copied to the other."""
 
 
-MACHINES = {
-    "avx512": Machine(64, 105e9),
-    "avx2": Machine(32, 64e9),
-    "neon": Machine(16, 26e9),
-    "portable": Machine(16, 26e9),
+CORES = {
+    "avx512": Machine(105e9, 64),
+    "avx2": Machine(64e9, 32),
+    "neon": Machine(26e9, 16),
+    "portable": Machine(26e9, 16),
 }
-"""Fitted to `python -m bench.forms` on a Xeon with AVX-512, as the constants above; NEON, of which
-nothing was measured, is taken for portable."""
-ELSEWHERE = Machine(4, 105e9)
-"""On a GPU, where a product is as narrow as it is."""
+"""Fitted to `python -m bench.forms` on a Xeon with AVX-512; NEON, of which nothing was measured, is
+taken for portable."""
+GPU = Machine(40e9, 1, flop_a_byte=10 / 3, flop_a_product=0, halves_gram=False)
+"""Fitted to nothing; it chooses what was fastest for the workloads on an H200."""
 
 
 @dataclass(frozen=True)
@@ -150,13 +151,13 @@ def _layer(loop: InnerLoop, inputs: Inputs, index: int, refusal: str | None) -> 
     passes = 1 if loop.first_order else 2
     moves = 2 + 5 * steps * passes + 3 * losses
     weight, coefficients, number = out * width, out * support, inputs.dtype.itemsize
-    on_cpu = inputs.device.type == "cpu" and extension is not None
-    machine = MACHINES[extension.isa()] if on_cpu else ELSEWHERE
-    lanes = machine.vector // number
+    machine = CORES[extension.isa()] if inputs.device.type == "cpu" else GPU
+    lanes = max(machine.vector // number, 1)
 
     def cost(once: float, again: float, moved: float, products: float, idle: float = 1) -> Cost:
         """Of work that is done once and in every pass, there with so many lanes for one in use."""
-        work = once + idle * again + FLOP_A_BYTE * moved + FLOP_A_PRODUCT * products
+        work = once + idle * again
+        work += machine.flop_a_byte * moved + machine.flop_a_product * products
         return Cost(once + again, moved, work / machine.flops)
 
     # y and the weight's gradient at each step, and the tangents of both; at each query loss alike
@@ -165,8 +166,8 @@ def _layer(loop: InnerLoop, inputs: Inputs, index: int, refusal: str | None) -> 
     # In the dual form: y by the shared weight and that one's gradient, and rows among samples.
     # Those among the support's own are half, where no factor is turned around (csrc/team/gemm.h).
     shared = 4 * weight
-    half = 2 if support > 1 and width > max(64, 5 * support) else 1
-    of_support = support * (shared + 2 * support * width / half)
+    is_half = machine.halves_gram and support > 1 and width > max(64, 5 * support)
+    of_support = support * (shared + (1 if is_half else 2) * support * width)
     of_query = query * (shared + 2 * support * width)
     # At each step y alone: the coefficients' gradient is y's. Its columns are the layer's outputs.
     idle = -(-out // lanes) * lanes / out
