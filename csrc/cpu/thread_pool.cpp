@@ -168,11 +168,8 @@ class Pool {
 
 void run_parallel(int threads, void (*function)(void* context, int index), void* context,
                   void (*poll)(void* context)) {
-  if (threads <= 1) {
-    function(context, 0);
-    return;
-  }
-  const std::vector<Worker*> workers = Pool::instance().take(static_cast<size_t>(threads) - 1);
+  const size_t others = static_cast<size_t>(std::max(threads, 1)) - 1;
+  const std::vector<Worker*> workers = Pool::instance().take(others);
   int index = 1;
   for (Worker* worker : workers) worker->run(function, context, index++);
   function(context, 0);
