@@ -187,6 +187,8 @@ def test_the_plan_says_what_is_kept(net, episode):
     )
     first_order = fm.MAML(net, 0.1, 30, first_order=True).plan(sx, qx)
     assert "trajectory nothing of the steps kept, since no gradient reads it; " in str(first_order)
+    first_order = fm.MAML(net, 0.1, 3, first_order=True, step_weights=[1.0] * 4).plan(sx, qx)
+    assert "trajectory kept of all 3 steps, no activations kept; " in str(first_order)
     assert fm.MAML(net, 0.1, 30, backend="generic").plan(sx, qx).trajectory is None
 
 

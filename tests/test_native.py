@@ -159,6 +159,9 @@ def test_large_tapes_are_computed_again_in_part():
     loop, inputs, cotangents, wanted = mlp([4, 30, 3], 1, 1200, 5, 64, torch.float64)
     tape_bytes = 2 * 8 * 64 * 1200 * sum(loop.program.features(v) for v in range(1, 7))
     assert tape_bytes > 64 << 20
+    trajectory = native.recipe(loop, inputs, cotangents=cotangents, wanted=wanted).trajectory()
+    assert trajectory.segment == 64
+    assert 1 < trajectory.activations < 64
     exact = oracle(loop, inputs, cotangents, wanted)
     actual = native.run(loop, inputs, adapted=True, cotangents=cotangents, wanted=wanted)
     assert max(errors(loop.program, actual, exact).values()) < 1e-9

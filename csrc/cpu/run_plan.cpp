@@ -149,7 +149,7 @@ void RunPlan<Real>::keep_what_fits(const Call<Real>& call) {
     }
     if (best.segment) return keep(best.segment, best.tape_steps);
   }
-  keep(least.segment, 1);
+  keep(least.segment, std::min<int64_t>(call.tape_steps, 1));
 }
 
 template <class Real>

@@ -100,7 +100,8 @@ struct Call {
   // Of how many steps at a time; `steps`: of all. Where there are more segments, phi and s are kept
   // at their ends too, and the adjoint computes each segment again before it goes through it, but
   // for the last. The first is the shorter one where they do not come out even. Of so many of the
-  // last steps of a segment activations are kept, and of the others computed again.
+  // last steps of a segment activations are kept, and of the others computed again; 0: none is
+  // read.
   int64_t segment;
   int64_t tape_steps;
   int64_t memory_budget;  // bytes that all teams may take beside the tensors; or

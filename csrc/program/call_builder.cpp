@@ -139,10 +139,10 @@ void CallOwner<Real>::decide_what_is_kept(const CallArgument& a) {
   call_.segment = std::max<int64_t>(a.steps, 1);
   const int64_t tape =
       2 * int64_t{sizeof(Real)} * call_.program.support.active.of(call_.support.count);
-  const bool is_read = adjoint && !call_.first_order, fits_all = a.memory_budget || tape == 0;
-  call_.tape_steps = !is_read   ? 1
-                     : fits_all ? call_.segment
-                                : std::clamp<int64_t>(tape_memory / tape, 1, call_.segment);
+  const bool is_read = adjoint && !call_.first_order, has_limit = !a.memory_budget && tape > 0;
+  const int64_t most =
+      has_limit ? std::clamp<int64_t>(tape_memory / tape, 1, call_.segment) : call_.segment;
+  call_.tape_steps = is_read ? most : 0;
   call_.memory_budget = a.memory_budget.value_or(Call<Real>::no_budget);
 }
 

@@ -82,7 +82,7 @@ Workspace plan_workspace(const Call<Real>& call, int64_t fast_memory) {
   ws.state_places = places_of_states(call);
   constexpr int64_t quad = 4;
   ws.phi_stride = (program.adapted_size + quad - 1) / quad * quad;
-  ws.tape_steps = std::min(call.tape_steps, call.segment);
+  ws.tape_steps = std::clamp<int64_t>(call.tape_steps, 1, call.segment);
   ws.tape_stride = 2 * aligned(support_active);
 
   // In the order in which fast memory is given away.

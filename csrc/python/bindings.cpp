@@ -54,7 +54,7 @@ void def_recipe(py::module_& m, const char* name) {
       .def("plan", &Recipe<Real>::plan, py::arg("tensors"), py::arg("threads"),
            "How a call with so many tensors runs: teams and threads, bytes of memory, of those "
            "what one team keeps of the inner steps, how many of them at a time (0: none), and "
-           "whether with activations.");
+           "of how many of the last of those it keeps activations.");
 }
 
 template <class Class, class Argument, class Field>

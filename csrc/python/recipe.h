@@ -25,7 +25,8 @@ class Recipe {
   void run(const pybind11::list& tensors, uint32_t seed, int threads);
 
   // Teams and threads, bytes of memory, of those what one team keeps of the inner steps, how many
-  // of them at a time (0: none), and whether with activations. `tensors`: entries of the table.
+  // of them at a time (0: none), and activations of how many of the last of those. `tensors`:
+  // entries of the table.
   std::tuple<int, int, int64_t, int64_t, int64_t, int64_t> plan(int64_t tensors, int threads) const;
 
  private:

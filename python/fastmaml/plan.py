@@ -185,7 +185,9 @@ def _kept(trajectory: executors.native.Trajectory, steps: int) -> str:
     else:
         again = f"{steps - segment} of {steps} steps computed again"
         what = f"{math.ceil(steps / segment)} checkpoints of {segment} steps, {again}"
-    if trajectory.activations < min(segment, steps):
+    if segment and trajectory.activations == 0:
+        what += ", no activations kept"
+    elif trajectory.activations < min(segment, steps):
         what += f", activations of the last {trajectory.activations}"
     each = "a thread" if lanes == 1 else f"for {lanes} threads"
     count = f"{trajectory.threads} thread{'s' * (trajectory.threads > 1)}"

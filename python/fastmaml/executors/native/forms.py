@@ -48,7 +48,7 @@ CORES = {
 """Fitted to `python -m bench.forms` on a Xeon with AVX-512; NEON, of which nothing was measured, is
 taken for portable."""
 GPU = Machine(40e9, 1, flop_a_byte=10 / 3, flop_a_product=0, halves_gram=False)
-"""Fitted to nothing; it chooses what was fastest for the workloads on an H200."""
+"""Fitted to nothing; it chooses the forms in which the workloads were measured on an H200."""
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,8 @@ class Trajectory(NamedTuple):
     """How many steps it keeps at a time. Where there are more, it keeps checkpoints so many steps
     apart, and computes all but the last segment again. 0: no gradient reads any."""
     activations: int
-    """Of how many of the last of those it keeps activations; others' are computed again."""
+    """Of how many of the last of those it keeps activations; others' are computed again. 0: no
+    gradient reads any."""
 
 
 class Launcher(Protocol):
