@@ -34,7 +34,7 @@ FM_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 template <class Real>
 FM_INLINE Product<Real> slice(const Product<Real>& p, Range rows, Range columns) {
   auto from = [&](auto view) {
-    view.data = at(view, rows.begin, columns.begin);
+    if (view.data) view.data = at(view, rows.begin, columns.begin);
     return view;
   };
   Product<Real> result = p;
@@ -50,15 +50,15 @@ FM_INLINE Product<Real> slice(const Product<Real>& p, Range rows, Range columns)
   return result;
 }
 
-// 0..count-1 in runs of nearly equal size, none longer than `most`.
+// 0..count-1 in runs of nearly equal size, none longer than `most`: those of size + 1 come first.
 struct Runs {
-  int64_t size;    // of the shorter runs
-  int64_t longer;  // how many have one more; they come first
+  int64_t size, longer, shorter;  // and how many there are of size + 1, and of size
 
   Runs(int64_t count, int64_t most) {
     const int64_t runs = ceil_div(count, most);
     size = count / runs;
     longer = count - size * runs;
+    shorter = runs - longer;
   }
   int64_t operator[](int64_t index) const { return size + (index < longer); }
 };
@@ -83,18 +83,23 @@ void cover(const Product<Real>& p) {
     const Runs rows(p.m, Tile::rows_beside(static_cast<int>(columns[0])));
     for (int64_t r = 0, i = 0; i < p.m; i += rows[r++]) {
       for (int64_t s = 0, j = 0; j < all_columns; j += columns[s++]) {
-        tiles.run[rows[r] - 1][columns[s] - 1](p, i, j * width);
+        tiles.run[rows[r] - 1][columns[s] - 1](p, i, j * width, 1);
       }
     }
     return;
   }
-  Runs rows(p.m, Tile::rows_beside(static_cast<int>(columns[0])));
-  for (int64_t s = 0, j = 0; j < all_columns; j += columns[s++]) {
-    if (s && s == columns.longer) rows = Runs(p.m, Tile::rows_beside(static_cast<int>(columns[s])));
-    for (int64_t r = 0, i = 0; i < p.m; i += rows[r++]) {
-      tiles.run[rows[r] - 1][columns[s] - 1](p, i, j * width);
+  int64_t j = 0;
+  const auto strips = [&](int64_t count, int64_t size) {
+    if (count == 0) return;
+    const Runs rows(p.m, Tile::rows_beside(static_cast<int>(size)));
+    for (; count > 0; --count, j += size) {
+      if (rows.longer) tiles.run[rows.size][size - 1](p, 0, j * width, rows.longer);
+      const int64_t below = rows.longer * (rows.size + 1);
+      tiles.run[rows.size - 1][size - 1](p, below, j * width, rows.shorter);
     }
-  }
+  };
+  strips(columns.longer, columns.size + 1);
+  strips(columns.shorter, columns.size);
 }
 
 // visit(product) for parts of k, none deeper than `most`, that add up in c. Where k is cut depends

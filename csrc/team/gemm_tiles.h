@@ -35,6 +35,10 @@ struct Factors {
       b_more += b - p.b.data;
     }
   }
+  FM_INLINE void move_down(int64_t rows, int64_t row_stride) {
+    a += rows * row_stride;
+    if (a_more) a_more += rows * row_stride;
+  }
   FM_INLINE bool next() {
     if (!a_more) return false;
     a = a_more;
@@ -60,9 +64,18 @@ struct TileShape {
 template <class Real>
 struct DotTile : TileShape<TileLimits::dot_sums, 8, TileLimits::dot_columns> {
   template <int rows, int columns>
-  static void run(const Product<Real>& p, int64_t i, int64_t j) {
-    using V = Vec<Real>;
+  static void run(const Product<Real>& p, int64_t i, int64_t j, int64_t count) {
     Factors<Real> factors(p, i, j);
+    for (; count > 0; --count, i += rows) {
+      tile<rows, columns>(p, factors, i, j);
+      factors.move_down(rows, p.a.row_stride);
+    }
+  }
+
+ private:
+  template <int rows, int columns>
+  FM_INLINE static void tile(const Product<Real>& p, Factors<Real> factors, int64_t i, int64_t j) {
+    using V = Vec<Real>;
     const int64_t a_stride = p.a.row_stride, b_stride = p.b.col_stride, k = p.k;
     V acc[rows * columns];
 #pragma GCC unroll 32
@@ -136,24 +149,37 @@ struct OuterTile : TileShape<TileLimits::outer_sums, 12, TileLimits::outer_vecto
   }
 
   template <int rows, int columns>
-  static void run(const Product<Real>& p, int64_t i, int64_t j) {
+  static void run(const Product<Real>& p, int64_t i, int64_t j, int64_t count) {
     const int64_t rest = p.n - j - (columns - 1) * column_width;
     if (rest >= column_width) {
-      run<rows, columns, false>(p, i, j, column_width);
+      run<rows, columns, false>(p, i, j, count, column_width);
     } else {
-      run<rows, columns, true>(p, i, j, static_cast<int>(rest));
+      run<rows, columns, true>(p, i, j, count, static_cast<int>(rest));
     }
   }
 
  private:
   template <int rows, int columns, bool partial>
-  FM_INLINE static void run(const Product<Real>& p, int64_t i, int64_t j, int rest) {
+  FM_INLINE static void run(const Product<Real>& p, int64_t i, int64_t j, int64_t count, int rest) {
+    Factors<Real> factors(p, i, j);
+    const Real* init = at(p.init, i, j);
+    Real* c = at(p.c, i, j);
+    for (; count > 0; --count) {
+      tile<rows, columns, partial>(p, factors, init, c, rest);
+      factors.move_down(rows, p.a.row_stride);
+      init += rows * p.init.row_stride;
+      c += rows * p.c.row_stride;
+    }
+  }
+
+  template <int rows, int columns, bool partial>
+  FM_INLINE static void tile(const Product<Real>& p, Factors<Real> factors, const Real* init,
+                             Real* c, int rest) {
     using V = Vec<Real>;
     auto load = [rest](const Real* row, int s) FM_ALWAYS_INLINE {
       const Real* from = row + s * column_width;
       return partial && s == columns - 1 ? V::load(from, rest) : V::load(from);
     };
-    Factors<Real> factors(p, i, j);
     const int64_t a_row = p.a.row_stride, a_col = p.a.col_stride, b_row = p.b.row_stride, k = p.k;
     V acc[rows][columns];
 #pragma GCC unroll 16
@@ -180,8 +206,6 @@ struct OuterTile : TileShape<TileLimits::outer_sums, 12, TileLimits::outer_vecto
     fetcher.finish();
     const V alpha = V::broadcast(p.alpha);
     const int64_t init_row = p.init.row_stride, c_row = p.c.row_stride;
-    const Real* init = at(p.init, i, j);
-    Real* c = at(p.c, i, j);
     auto finish = [&](auto start) FM_ALWAYS_INLINE {
 #pragma GCC unroll 16
       for (int r = 0; r < rows; ++r, init += init_row, c += c_row) {
@@ -204,10 +228,12 @@ struct OuterTile : TileShape<TileLimits::outer_sums, 12, TileLimits::outer_vecto
   }
 };
 
-// The instances of Tile::run by rows and columns, as many rows as fit beside the columns.
+// The instances of Tile::run by rows and columns, as many rows as fit beside the columns. Each
+// computes a number of tiles, one below the other: a tile of a few samples takes no longer than it
+// takes to begin.
 template <class Real, class Tile>
 struct TileTable {
-  using Run = void (*)(const Product<Real>&, int64_t, int64_t);
+  using Run = void (*)(const Product<Real>&, int64_t i, int64_t j, int64_t count);
   Run run[Tile::max_rows][Tile::max_columns];
 
   template <int rows = 1, int columns = 1>

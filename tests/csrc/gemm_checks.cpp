@@ -1,5 +1,6 @@
 // Matrix products against plain loops: all layouts, odd sizes, any division among lanes.
 #include "team/gemm.h"
+#include "team/gemm_lockstep.h"
 
 #include "buffer.h"
 #include "check.h"
@@ -205,6 +206,75 @@ void check_gram() {
   }
 }
 
+// The products of all tasks in lockstep against plain loops: element (i, j) is a vector of numbers,
+// one a task, which lie together.
+template <class Real>
+void check_lockstep(int64_t m, int64_t n, int64_t k, bool a_turned, bool b_turned, Init init,
+                    bool is_sum) {
+  constexpr int64_t tasks = Vec<Real>::width;
+  Buffer<Real> a(m * k * tasks), b(k * n * tasks), c(m * n * tasks), bias(n * tasks);
+  Buffer<Real> a_more(m * k * tasks), b_more(k * n * tasks);
+  uint32_t seed = 1;
+  for (Buffer<Real>* buffer : {&a, &b, &c, &bias, &a_more, &b_more}) buffer->fill(seed++);
+  const View<const Real> a_at{a.data(), a_turned ? 1 : k, a_turned ? m : 1};
+  const View<const Real> b_at{b.data(), b_turned ? 1 : n, b_turned ? k : 1};
+  Buffer<Real> result = c;
+  const View<const Real> starts[] = {{nullptr, 0, 0}, {result.data(), n, 1}, {bias.data(), 0, 1}};
+  const Real alpha = Real(-0.25);
+  gemm_in_lockstep(Product<Real>{m,
+                                 n,
+                                 k,
+                                 alpha,
+                                 a_at,
+                                 b_at,
+                                 starts[static_cast<int>(init)],
+                                 {result.data(), n, 1},
+                                 is_sum ? a_more.data() : nullptr,
+                                 is_sum ? b_more.data() : nullptr});
+  bool right = true;
+  for (int64_t i = 0; i < m; ++i) {
+    for (int64_t j = 0; j < n; ++j) {
+      for (int64_t task = 0; task < tasks; ++task) {
+        double sum = 0;
+        for (int64_t e = 0; e < k; ++e) {
+          const int64_t of_a = (i * a_at.row_stride + e * a_at.col_stride) * tasks + task;
+          const int64_t of_b = (e * b_at.row_stride + j * b_at.col_stride) * tasks + task;
+          sum += double(a[of_a]) * double(b[of_b]);
+          if (is_sum) sum += double(a_more[of_a]) * double(b_more[of_b]);
+        }
+        const int64_t place = (i * n + j) * tasks + task;
+        const double start = init == Init::zero   ? 0
+                             : init == Init::self ? double(c[place])
+                                                  : double(bias[j * tasks + task]);
+        right = right && near(start + double(alpha) * sum, result[place], is_sum ? 2 * k : k);
+      }
+    }
+  }
+  CHECK(right);
+}
+
+// Outer products, tiles of every height and width, and rows in blocks.
+template <class Real>
+void check_lockstep() {
+  constexpr int64_t sizes[][3] = {{10, 40, 40}, {40, 40, 10}, {40, 7, 90}, {7, 40, 90},
+                                  {25, 9, 30},  {1, 40, 10},  {10, 1, 40}, {6, 5, 400}};
+  uint32_t count = 0;  // goes through layouts as the shapes go by
+  for (const Init init : {Init::zero, Init::self, Init::row}) {
+    for (const bool is_sum : {false, true}) {
+      const auto check = [&](int64_t m, int64_t n, int64_t k) {
+        check_lockstep<Real>(m, n, k, count % 2, count / 2 % 2, init, is_sum);
+        ++count;
+      };
+      for (int64_t m = 1; m <= 13; ++m) {
+        for (int64_t n = 1; n <= 9; ++n) {
+          for (const int64_t k : {0, 1, 2, 7}) check(m, n, k);
+        }
+      }
+      for (const auto& size : sizes) check(size[0], size[1], size[2]);
+    }
+  }
+}
+
 // NaN reaches its own row and column, through a factor of zero as well, and nothing else.
 template <class Real>
 void check_nan() {
@@ -236,6 +306,8 @@ void check_gemm() {
   check_tiles<double>();
   check_gram<float>();
   check_gram<double>();
+  check_lockstep<float>();
+  check_lockstep<double>();
   check_nan<float>();
   check_nan<double>();
 }
