@@ -175,12 +175,12 @@ class TeamCpu {
       }
     }
 
-    // Sum t over all partial sums.
-    FM_INLINE Real total(int t) const {
+    // The partial sums of t, as many as a vector has lanes.
+    FM_INLINE V total(int t) const {
       V all = sums[t][0];
 #pragma GCC unroll 8
       for (int v = 1; v < vectors; ++v) all = add(all, sums[t][v]);
-      return sum(all);
+      return all;
     }
 
     FM_INLINE void store(Real (&to)[N][count]) const {
@@ -190,26 +190,44 @@ class TeamCpu {
     }
   };
 
-  // Whole blocks of elements into partial sums, which are added up last; the rest one by one.
+  // Several groups at a time, where to add up the partial sums of one would be half of the work.
   template <int N, class F, class Sink>
   FM_INLINE void reduce_rows(int64_t groups, int64_t count, F f, Sink sink) {
+    constexpr int at_once = N == 1 ? 8 : 1;
     const Range mine = part(groups, size_, rank_);
-    for (int64_t g = mine.begin; g < mine.end; ++g) {
-      Terms<Real, N> total = {};
-      int64_t e = 0;
-      if (count >= partials) {
-        Sums<N, partials> sums;
-        for (; e + partials <= count; e += partials) {
-          sums.add_block([&](int l) FM_ALWAYS_INLINE { return f(g, e + l); });
+    int64_t g = mine.begin;
+    for (; g + at_once <= mine.end; g += at_once) sum_rows<N, at_once>(g, count, f, sink);
+    for (; g < mine.end; ++g) sum_rows<N, 1>(g, count, f, sink);
+  }
+
+  // Those of the groups first..first+rows-1. Whole blocks of elements go into partial sums, which
+  // are added up last; the rest one by one.
+  template <int N, int rows, class F, class Sink>
+  FM_INLINE void sum_rows(int64_t first, int64_t count, F f, Sink sink) {
+    Real totals[N * rows] = {};
+    const int64_t blocks = count / partials * partials;
+    if (blocks) {
+      Vec<Real> sums[N * rows];
+#pragma GCC unroll 1
+      for (int r = 0; r < rows; ++r) {
+        Sums<N, partials> of_row;
+        for (int64_t e = 0; e < blocks; e += partials) {
+          of_row.add_block([&](int l) FM_ALWAYS_INLINE { return f(first + r, e + l); });
         }
-        for (int t = 0; t < N; ++t) total.value[t] = sums.total(t);
+#pragma GCC unroll 4
+        for (int t = 0; t < N; ++t) sums[r * N + t] = of_row.total(t);
       }
-      for (; e < count; ++e) {
-        const Terms<Real, N> terms = f(g, e);
+      sum_each<N * rows>(sums, totals);
+    }
+    for (int r = 0; r < rows; ++r) {
+      Terms<Real, N> total;
+      for (int t = 0; t < N; ++t) total.value[t] = totals[r * N + t];
+      for (int64_t e = blocks; e < count; ++e) {
+        const Terms<Real, N> terms = f(first + r, e);
 #pragma GCC unroll 4
         for (int t = 0; t < N; ++t) total.value[t] += terms.value[t];
       }
-      sink(g, total);
+      sink(first + r, total);
     }
   }
 

@@ -109,9 +109,10 @@ void check_map(Along along, int64_t groups, int64_t count) {
   }
 }
 
-template <class Real>
+// Of N = 1 or 2 terms: the sum, and that of squares.
+template <class Real, int N>
 void check_reduce(Along along, int64_t groups, int64_t count) {
-  Buffer<Real> x(groups * count), alone(2 * groups), sums(2 * groups);
+  Buffer<Real> x(groups * count), alone(N * groups), sums(N * groups);
   Buffer<int64_t> sinks(groups), once(groups);
   x.fill(1);
   once.fill_with(1);
@@ -121,15 +122,16 @@ void check_reduce(Along along, int64_t groups, int64_t count) {
     sinks.fill_with(0);
     on_team<Real>(size, [&](TeamCpu<Real>& team) {
       const Real* from = x.data();
-      team.template reduce<2>(
+      team.template reduce<N>(
           along, groups, count,
           [=](int64_t g, int64_t e) {
             const Real value = from[place(along, groups, count, g, e)];
-            return Terms<Real, 2>{{value, value * value}};
+            Terms<Real, N> terms{{value}};
+            if (N > 1) terms.value[N - 1] = value * value;
+            return terms;
           },
-          [&](int64_t g, const Terms<Real, 2>& total) {
-            to[2 * g] = total.value[0];
-            to[2 * g + 1] = total.value[1];
+          [&](int64_t g, const Terms<Real, N>& total) {
+            for (int t = 0; t < N; ++t) to[N * g + t] = total.value[t];
             ++sinks[g];
           });
     });
@@ -146,8 +148,8 @@ void check_reduce(Along along, int64_t groups, int64_t count) {
       squares += value * value;
     }
     const double bound = epsilon * double(count + 1);
-    right = right && __builtin_fabs(alone[2 * g] - sum) <= bound * double(count + 1) &&
-            __builtin_fabs(alone[2 * g + 1] - squares) <= bound * (squares + 1);
+    right = right && __builtin_fabs(alone[N * g] - sum) <= bound * double(count + 1) &&
+            (N == 1 || __builtin_fabs(alone[N * g + N - 1] - squares) <= bound * (squares + 1));
   }
   CHECK(right);
 }
@@ -161,7 +163,8 @@ void check_primitives() {
     for (const int64_t groups : {0, 1, 5, 17, 70}) {
       for (const int64_t count : {0, 1, 5, 16, 35, 150}) {
         check_map<Real>(along, groups, count);
-        check_reduce<Real>(along, groups, count);
+        check_reduce<Real, 1>(along, groups, count);
+        check_reduce<Real, 2>(along, groups, count);
       }
     }
   }
