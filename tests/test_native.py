@@ -12,7 +12,7 @@ import pytest
 import torch
 from fastmaml.executors import native, reference
 from fastmaml.extension import extension
-from fastmaml.program import Cotangents, InnerLoop, Inputs, Loss, Outputs, Samples
+from fastmaml.program import INPUT, Cotangents, InnerLoop, Inputs, Loss, Outputs, Samples
 from oracle import errors, flatten, oracle
 from programs import Builder, random_case
 from torch import Tensor
@@ -152,6 +152,44 @@ def test_nan_stays_in_its_task():
         assert torch.equal(after[others], before[others])
     # As PyTorch's sum over tasks would be.
     assert all(spoilt.gradients[f"parameter:{s.name}"].isnan().any() for s in loop.program.slots)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [(None, None), (None, "sin"), ("tanh", None), (None, "add")],
+    ids=["alone", "before another", "after an activation", "beside a residual"],
+)
+@pytest.mark.parametrize("together", ["0", "1"])
+def test_a_sine_leaves_its_derivative_where_nobody_needs_its_input(
+    before, after, together, monkeypatch
+):
+    monkeypatch.setenv("FASTMAML_LOCKSTEP", together)
+    build = Builder([(3,)])
+    x = build.op("linear", (INPUT,), (8,), (build.slot(8, 3), build.slot(8)))
+    if before:
+        x = build.op(before, (x,))
+    y = build.op("sin", (x,), frequency=3.0)
+    if after:
+        y = build.op(after, (x, y)) if after == "add" else build.op(after, (y,), frequency=2.0)
+    build.op("linear", (y,), (2,), (build.slot(2, 8), None))
+    program = build.program()
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+    inputs = Inputs(
+        tuple(normal(*slot.shape) for slot in program.slots),
+        tuple(torch.tensor([0.05], dtype=torch.float64) for _ in program.slots),
+        Samples(normal(5, 4, 3), normal(5, 4, 2)),
+        Samples(normal(5, 6, 3), normal(5, 6, 2)),
+    )
+    loop = InnerLoop(program, Loss("mse"), (True,) * len(program.slots), 3)
+    cotangents = Cotangents(task_loss=torch.full((5,), 0.2, dtype=torch.float64))
+    wanted = frozenset(key for key, _ in inputs.tensors(program) if key.startswith("parameter:"))
+    exact = oracle(loop, inputs, cotangents, wanted)
+    ours = native.run(loop, inputs, adapted=True, cotangents=cotangents, wanted=wanted)
+    assert max(errors(program, ours, exact).values()) < 1e-9
 
 
 def test_large_tapes_are_computed_again_in_part():

@@ -39,7 +39,8 @@ void write_program(std::ostream& to, const Program& program) {
     to << '{' << kind("OpKind", op.kind) << ", " << kind("Side", op.side) << ", " << pair(op.input)
        << ", " << op.output << ", " << op.statistics << ", " << pair(op.parameter) << ", "
        << op.rows << ", " << op.in << ", " << op.out << ", " << pair(op.attribute) << ", "
-       << op.active << ", " << pair(op.first_input) << ", " << pair(op.first_parameter) << "},\n";
+       << op.active << ", " << op.keeps_first << ", " << pair(op.first_input) << ", "
+       << pair(op.first_parameter) << "},\n";
   });
   write_array(to, "Value", "values", program.values, program.value_count, [&](const Value& value) {
     to << '{' << value.sample_size << ", " << value.task_size << ", " << kind("Place", value.place)

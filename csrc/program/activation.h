@@ -4,7 +4,8 @@
 //   forward_jvp   y'    = f'(x) x'                backward_jvp  x_bar' = f'(x) y_bar' + f''(x) x'
 //   y_bar
 //
-// Each function below gives f(x), and f' and f'' from x and y = f(x).
+// Each function below gives f(x), and f' and f'' from x and y = f(x). One whose f' takes as long as
+// f, and whose f'' needs no x, leaves f'(x) where x was, if nobody else needs x (analysis.cpp).
 #pragma once
 
 #include "frame.h"
@@ -17,9 +18,18 @@ struct Activation {
   template <class Team, class Real>
   FM_DEVICE static void forward(Team& team, const Op& op, const Operands<Real>& o) {
     const Function f(op);
+    const int64_t count = op.rows * op.in * o.samples;
     const Real* x = o.x[0];
-    Real* y = o.y;
-    team.write(op.rows * op.in * o.samples, y, [=](int64_t i) { return f.value(x[i]); });
+    Real *y = o.y, *kept = o.first;
+    if (Function::keeps_first && kept) {
+      team.each(count, [=](int64_t i) {
+        const Real from = x[i];
+        y[i] = f.value(from);
+        kept[i] = f.first(from, y[i]);
+      });
+    } else {
+      team.write(count, y, [=](int64_t i) { return f.value(x[i]); });
+    }
     team.sync();
   }
 
@@ -41,35 +51,60 @@ struct Activation {
 
   template <class Team, class Real>
   FM_DEVICE static void backward_jvp(Team& team, const Op& op, const Operands<Real>& o) {
-    if (!o.x_dot[0]) {
-      through_derivative(team, op, o, o.y_bar_dot, o.x_grad[0], o.add_x[0]);
-      return;
+    if constexpr (Function::has_second) {
+      if (o.x_dot[0] && o.x_grad[0]) return through_both_derivatives(team, op, o);
     }
-    if (!o.x_grad[0]) return;
+    through_derivative(team, op, o, o.y_bar_dot, o.x_grad[0], o.add_x[0]);
+  }
+
+ private:
+  // x_grad = f'(x) y_bar' + f''(x) x' y_bar
+  template <class Team, class Real>
+  FM_DEVICE static void through_both_derivatives(Team& team, const Op& op,
+                                                 const Operands<Real>& o) {
     const Function f(op);
     const Real *x = o.x[0], *y = o.y, *x_dot = o.x_dot[0], *y_bar = o.y_bar;
     const Real* y_bar_dot = o.y_bar_dot;
-    put_each(team, op.rows * op.in * o.samples, o.x_grad[0], o.add_x[0], [=](int64_t i) {
-      return f.first(x[i], y[i]) * y_bar_dot[i] + f.second(x[i], y[i]) * x_dot[i] * y_bar[i];
+    with_first(f, o, [&](auto first) {
+      put_each(team, op.rows * op.in * o.samples, o.x_grad[0], o.add_x[0], [=](int64_t i) {
+        return first(i) * y_bar_dot[i] + f.second(x[i], y[i]) * x_dot[i] * y_bar[i];
+      });
     });
     team.sync();
   }
 
- private:
   // to = f'(x) from
   template <class Team, class Real>
   FM_DEVICE static void through_derivative(Team& team, const Op& op, const Operands<Real>& o,
                                            const Real* from, Real* to, bool add) {
     if (!to) return;
-    const Function f(op);
-    const Real *x = o.x[0], *y = o.y;
-    put_each(team, op.rows * op.in * o.samples, to, add,
-             [=](int64_t i) { return f.first(x[i], y[i]) * from[i]; });
+    with_first(Function(op), o, [&](auto first) {
+      put_each(team, op.rows * op.in * o.samples, to, add,
+               [=](int64_t i) { return first(i) * from[i]; });
+    });
     team.sync();
+  }
+
+  // Calls visit with f' of the element of an index.
+  template <class Real, class Visit>
+  FM_HD static void with_first(const Function& f, const Operands<Real>& o, Visit visit) {
+    const Real *x = o.x[0], *y = o.y, *kept = o.first;
+    if constexpr (Function::keeps_first) {
+      if (kept) return visit([=](int64_t i) { return kept[i]; });
+    }
+    visit([=](int64_t i) { return f.first(x[i], y[i]); });
   }
 };
 
-struct Relu {
+// Whether f'(x) may stay where x was, and whether f'' is anything but zero.
+struct Smooth {
+  static constexpr bool keeps_first = false, has_second = true;
+};
+struct PiecewiseLinear {
+  static constexpr bool keeps_first = false, has_second = false;
+};
+
+struct Relu : PiecewiseLinear {
   FM_HD explicit Relu(const Op&) {}
   // The comparisons let NaN through, as PyTorch's do.
   template <class Real>
@@ -80,13 +115,9 @@ struct Relu {
   FM_HD Real first(Real x, Real) const {
     return x <= 0 ? Real(0) : Real(1);
   }
-  template <class Real>
-  FM_HD Real second(Real, Real) const {
-    return 0;
-  }
 };
 
-struct LeakyRelu {
+struct LeakyRelu : PiecewiseLinear {
   double slope;
   FM_HD explicit LeakyRelu(const Op& op) : slope(op.attribute[0]) {}
   template <class Real>
@@ -97,13 +128,9 @@ struct LeakyRelu {
   FM_HD Real first(Real x, Real) const {
     return x > 0 ? Real(1) : Real(slope);
   }
-  template <class Real>
-  FM_HD Real second(Real, Real) const {
-    return 0;
-  }
 };
 
-struct Elu {
+struct Elu : Smooth {
   double alpha;
   FM_HD explicit Elu(const Op& op) : alpha(op.attribute[0]) {}
   template <class Real>
@@ -121,7 +148,7 @@ struct Elu {
   }
 };
 
-struct Tanh {
+struct Tanh : Smooth {
   FM_HD explicit Tanh(const Op&) {}
   template <class Real>
   FM_HD Real value(Real x) const {
@@ -137,7 +164,7 @@ struct Tanh {
   }
 };
 
-struct Sigmoid {
+struct Sigmoid : Smooth {
   FM_HD explicit Sigmoid(const Op&) {}
   template <class Real>
   FM_HD Real value(Real x) const {
@@ -154,7 +181,7 @@ struct Sigmoid {
 };
 
 // x Phi(x), Phi the normal distribution (Hendrycks and Gimpel 2016).
-struct Gelu {
+struct Gelu : Smooth {
   FM_HD explicit Gelu(const Op&) {}
   template <class Real>
   FM_HD Real value(Real x) const {
@@ -181,7 +208,7 @@ struct Gelu {
 };
 
 // x/2 (1 + tanh u), u = sqrt(2/pi) (x + 0.044715 x^3)
-struct GeluTanh {
+struct GeluTanh : Smooth {
   FM_HD explicit GeluTanh(const Op&) {}
   static constexpr double scale = 0.79788456080286535588, cubic = 0.044715;
   template <class Real>
@@ -211,7 +238,7 @@ struct GeluTanh {
 };
 
 // x sigmoid(x)
-struct Silu {
+struct Silu : Smooth {
   FM_HD explicit Silu(const Op&) {}
   template <class Real>
   FM_HD Real value(Real x) const {
@@ -230,7 +257,7 @@ struct Silu {
 };
 
 // log(1 + exp(beta x)) / beta, and x itself where beta x > threshold, as PyTorch has it.
-struct Softplus {
+struct Softplus : Smooth {
   double beta, threshold;
   FM_HD explicit Softplus(const Op& op) : beta(op.attribute[0]), threshold(op.attribute[1]) {}
   template <class Real>
@@ -252,6 +279,7 @@ struct Softplus {
 
 // sin(frequency x) (SIREN, Sitzmann et al. 2020, equation 5)
 struct Sin {
+  static constexpr bool keeps_first = true, has_second = true;
   double frequency;
   FM_HD explicit Sin(const Op& op) : frequency(op.attribute[0]) {}
   template <class Real>

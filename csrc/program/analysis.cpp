@@ -108,21 +108,17 @@ void ProgramOwner::add_task_values() {
   }
 }
 
-// The value that a relu can overwrite, in every frame; -1 where it cannot. Its derivative is the
-// same function of its output, and there is no second one; so nobody else may need its input,
-// neither another op nor the one that made it.
-int32_t ProgramOwner::overwritten(const Op& op) const {
+// Whether nobody needs an active input after the op, neither another op nor the one that made it.
+bool ProgramOwner::is_last_to_need_input(const Op& op) const {
   const int32_t input = op.input[0];
-  if (op.kind != OpKind::relu || values_[input].place != Place::active || input == output_) {
-    return -1;
-  }
+  if (values_[input].place != Place::active || input == output_) return false;
   int readers = 0;
   bool is_read_by_maker = true;
   for (const Op& other : ops_) {
     for (const int32_t value : other.input) readers += value == input;
     if (other.output == input) is_read_by_maker = is_activation(other.kind);
   }
-  return readers == 1 && !is_read_by_maker ? input : -1;
+  return readers == 1 && !is_read_by_maker;
 }
 
 // Where an op of each side makes a value, it is of both.
@@ -141,7 +137,14 @@ std::vector<Side> ProgramOwner::sides_of_values() const {
 
 void ProgramOwner::place_values() {
   std::vector<int32_t> place_of(values_.size(), -1);  // where it is another value's
-  for (const Op& op : ops_) place_of[op.output] = overwritten(op);
+  for (Op& op : ops_) {
+    // The derivative of a relu is the same function of its output, and there is no second one. That
+    // of a sine, kept, saves three cosines; its second is a function of the output.
+    if (op.kind != OpKind::relu && op.kind != OpKind::sin) continue;
+    const bool is_last = is_last_to_need_input(op);
+    op.keeps_first = is_last && op.kind == OpKind::sin;
+    if (is_last && op.kind == OpKind::relu) place_of[op.output] = op.input[0];
+  }
   const std::vector<Side> sides = sides_of_values();
   const auto place = [&](Side side, Frames& frames) {
     for (size_t v = 0; v < values_.size(); ++v) {

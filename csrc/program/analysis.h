@@ -52,7 +52,7 @@ class ProgramOwner {
  private:
   void find_active(bool input_active);
   void add_task_values();
-  int32_t overwritten(const Op& op) const;
+  bool is_last_to_need_input(const Op& op) const;
   std::vector<Side> sides_of_values() const;
   void place_values();
   void mark_first_contributions(Side side);

@@ -122,6 +122,7 @@ struct Operands {
   Draw draw;
   const Real* x[2];
   const Real* x_dot[2];
+  Real* first;  // of activations: f'(x), in the place of x, which nobody needs; null: not kept
   Real* y;
   Real* y_dot;
   const Real* y_bar;

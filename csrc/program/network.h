@@ -94,6 +94,7 @@ class Network {
       if (op.input[j] >= 0) o.x[j] = at(values, ops_.value(op.input[j]), samples_);
       o.w[j] = parameters(ops_.slots(), op.parameter[j]);
     }
+    if (op.keeps_first) o.first = at(values, ops_.value(op.input[0]), samples_);
     o.y = at(values, ops_.value(op.output), samples_);
     o.statistics = statistics(op, values);
     return o;

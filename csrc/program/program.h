@@ -2,7 +2,8 @@
 //
 // A pass over a program (forward, backward, tangents of both) keeps its numbers in a frame. All
 // frames of a side have one layout, so value v has its cotangent, tangent and so on at the
-// same place of other frames. A relu's output overwrites its input, in all frames, where it may.
+// same place of other frames. Where nobody else needs the input of an activation, a relu's output
+// overwrites it, in all frames, and a sine's derivative in that of values.
 // Values are of three places:
 //
 //   input    value 0: the samples themselves
@@ -78,6 +79,7 @@ struct Op {
   int64_t out;           //   `out` numbers
   double attribute[2];
   bool active;              // whether its output is an active value
+  bool keeps_first;         // of sin: leaves its derivative where its input was
   bool first_input[2];      // the first in backward order to add to the input's cotangent
   bool first_parameter[2];  // likewise for the parameter's gradient
 };
