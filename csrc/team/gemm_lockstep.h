@@ -86,7 +86,7 @@ void outer_product(const Product<Real>& p) {
     const int64_t a_row = i * p.a.row_stride;
     const V a = V::load(p.a.data + a_row);
     const V a_more = has_more ? V::load(p.a_more + a_row) : V::zero();
-    const Real* init = p.init.data + i * p.init.row_stride;
+    const Real* init = has_init ? p.init.data + i * p.init.row_stride : nullptr;
     Real* c = p.c.data + i * p.c.row_stride;
     for (int64_t j = 0; j < p.n; ++j) {
       V sum = mul(a, V::load(p.b.data + j * b_col));
@@ -111,10 +111,9 @@ template <class Real>
 void cover_in_blocks(const Product<Real>& p) {
   constexpr int64_t vectors = 28 * 1024 / sizeof(Vec<Real>);
   const int64_t rows = vectors / (p.k * (p.a_more ? 2 : 1) + 1);
-  // Where not even a tile's rows stay there, b is the one to read once.
-  if (rows >= p.m || rows < LockstepTile<Real>::rows_beside(LockstepTile<Real>::max_columns) - 1) {
-    return cover<Real, LockstepTile<Real>>(p);
-  }
+  constexpr int64_t tile = LockstepTile<Real>::rows_beside(LockstepTile<Real>::max_columns);
+  // Where they would fill no tile, b is the one to read once.
+  if (rows >= p.m || rows < tile - 1) return cover<Real, LockstepTile<Real>>(p);
   const Runs blocks(p.m, rows);
   for (int64_t block = 0, i = 0; i < p.m; i += blocks[block++]) {
     cover<Real, LockstepTile<Real>>(slice(p, {i, i + blocks[block]}, {0, p.n}));
