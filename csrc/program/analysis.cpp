@@ -140,10 +140,8 @@ void ProgramOwner::place_values() {
   for (Op& op : ops_) {
     // The derivative of a relu is the same function of its output, and there is no second one. That
     // of a sine, kept, saves three cosines; its second is a function of the output.
-    if (op.kind != OpKind::relu && op.kind != OpKind::sin) continue;
-    const bool is_last = is_last_to_need_input(op);
-    op.keeps_first = is_last && op.kind == OpKind::sin;
-    if (is_last && op.kind == OpKind::relu) place_of[op.output] = op.input[0];
+    if (op.kind == OpKind::relu && is_last_to_need_input(op)) place_of[op.output] = op.input[0];
+    op.keeps_first = op.kind == OpKind::sin && is_last_to_need_input(op);
   }
   const std::vector<Side> sides = sides_of_values();
   const auto place = [&](Side side, Frames& frames) {
