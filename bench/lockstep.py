@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 import sys
 from collections import defaultdict
@@ -76,9 +77,8 @@ def draw(points: list[Point], title: str, path: Path, inputs: int = 1, steps: in
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("out", type=Path, metavar="OUT.png")
+    path = parser.parse_args().out
     text = sys.stdin.read().splitlines()
-    draw(
-        read(text),
-        f"1-h-h-5, 5 steps, one thread, {text[0]}; filled: chosen",
-        Path(sys.argv[1]),
-    )
+    draw(read(text), f"1-h-h-5, 5 steps, one thread, {text[0]}; filled: chosen", path)

@@ -95,25 +95,29 @@ class Panel {
 // What is fetched before long: pieces of memory, one after another.
 class Upcoming {
  public:
-  // `count` rows of both products, if they lie in one piece.
+  // `count` rows of `length` numbers, of both products, if they lie in one piece.
   template <class Real>
   void add(const Real* data, const Real* more, int64_t count, int64_t stride, int64_t length) {
     if (stride != length) return;
-    for (const Real* from = data; from; from = from == data ? more : nullptr) {
-      pieces_[pieces_there_++] = {reinterpret_cast<uintptr_t>(from),
-                                  reinterpret_cast<uintptr_t>(from + count * stride)};
-    }
+    add(data, count * stride);
+    if (more) add(more, count * stride);
   }
 
   // A piece of which something is left; null if there is none.
   Ahead* next() {
-    while (next_ < pieces_there_ && pieces_[next_].next >= pieces_[next_].end) ++next_;
-    return next_ < pieces_there_ ? &pieces_[next_] : nullptr;
+    while (next_ < count_ && pieces_[next_].next >= pieces_[next_].end) ++next_;
+    return next_ < count_ ? &pieces_[next_] : nullptr;
   }
 
  private:
+  template <class Real>
+  void add(const Real* from, int64_t numbers) {
+    pieces_[count_++] = {reinterpret_cast<uintptr_t>(from),
+                         reinterpret_cast<uintptr_t>(from + numbers)};
+  }
+
   Ahead pieces_[4];  // of both factors
-  int pieces_there_ = 0, next_ = 0;
+  int count_ = 0, next_ = 0;
 };
 
 // b contiguous along j, or along k; c along j.
