@@ -8,9 +8,10 @@
 //   plain   any other strides, one element at a time
 //
 // Each way holds a tile of c in registers while k runs (gemm_tiles.h). Where there are rows enough
-// to share the work, b is turned around and dot becomes outer. An element of c is summed in the
-// same order whatever tile it falls in: lane by lane over k, then across lanes (dot); over k (outer
-// and plain). So any part of c, computed by any lane of a team, has the same bits.
+// to share the work, b is turned around and dot becomes outer; that, and outer where b is large,
+// reads panels (gemm_panels.h). An element of c is summed in the same order whatever tile it falls
+// in: lane by lane over k, then across lanes (dot); over k (outer and plain). So any part of c,
+// computed by any lane of a team, has the same bits.
 #pragma once
 
 #include <type_traits>
@@ -139,7 +140,7 @@ FM_INLINE void cover_share(const Product<Real>& whole, int rank, int size) {
   if constexpr (std::is_same_v<Tile, DotTile<Real>>) {
     if (rows_pay(p)) return cover_in_rows(p);
     cover<Real, Tile>(p);
-  } else if (copying_pays(whole)) {
+  } else if (copying_pays(whole)) {  // all lanes alike, or k would be cut elsewhere
     cover_in_panels(p);
   } else {
     const int64_t parts = p.k > most_depth ? ceil_div(p.k, most_depth) : 1;

@@ -116,12 +116,13 @@ void check_product(int64_t m, int64_t n, int64_t k, Layout a_layout, Layout b_la
     if (row.init.data) row.init.data += i * row.init.row_stride;
     gemm(row, 0, 1);
   }
-  // One row is not brought to panels, which cut k at a depth of their own, or turn b around.
+  // One row is not brought to panels, which turn b around, or cut k at a depth of their own.
   const Product<Real> whole = product(by_row);
   const bool is_dot = a_layout == Layout::rows && b_layout == Layout::columns;
-  const bool in_panels =
-      is_dot ? turning_pays(whole) : copying_pays(whole) || copying_pays(transposed(whole));
-  CHECK((in_panels && m > 1 && k > shallow) || by_row.buffer.same_bits(c.buffer));
+  const bool other_order = is_dot ? turning_pays(whole) && k > shallow
+                                  : (copying_pays(whole) || copying_pays(transposed(whole))) &&
+                                        k > (is_sum ? panel_depth / 2 : panel_depth);
+  CHECK((other_order && m > 1) || by_row.buffer.same_bits(c.buffer));
 }
 
 template <class Real>
@@ -144,41 +145,40 @@ void check_products() {
       }
     }
   }
-  // Larger than a tile in every direction, and than the cache that decides the order of tiles.
-  for (const bool is_sum : {false, true}) {
-    check_product(13, 70, 129, Layout::rows, Layout::columns, Layout::rows, Init::row, Real(1),
-                  is_sum);
-    check_product(13, 70, 50, Layout::rows, Layout::columns, Layout::rows, Init::row, Real(1),
-                  is_sum);
-    check_product(13, 150, 129, Layout::rows, Layout::rows, Layout::rows, Init::self, Real(1),
-                  is_sum);
-    check_product(150, 13, 129, Layout::columns, Layout::rows, Layout::columns, Init::column,
-                  Real(1), is_sum);
-    check_product(300, 21, 70, Layout::rows, Layout::rows, Layout::rows, Init::zero, Real(1),
-                  is_sum);
-    // Deeper than outer tiles go at once, and more rows than dot tiles read at once.
-    check_product(23, 39, 1000, Layout::columns, Layout::rows, Layout::rows, Init::self,
-                  Real(-0.25), is_sum);
-    check_product(39, 23, 1000, Layout::columns, Layout::rows, Layout::columns, Init::row, Real(1),
-                  is_sum);
-    check_product(70, 40, 130, Layout::rows, Layout::columns, Layout::rows, Init::row, Real(-0.25),
-                  is_sum);
-    check_product(90, 150, 300, Layout::rows, Layout::columns, Layout::rows, Init::self, Real(1),
-                  is_sum);
-    // Out of panels, in two blocks of rows, the last strip narrow; and without a strip for all
-    // lanes.
-    check_product(270, 300, 250, Layout::rows, Layout::rows, Layout::rows, Init::self, Real(1),
-                  is_sum);
-    check_product(270, 300, 250, Layout::columns, Layout::rows, Layout::rows, Init::self,
-                  Real(-0.25), is_sum);
-    check_product(270, 300, 250, Layout::rows, Layout::columns, Layout::rows, Init::row, Real(1),
-                  is_sum);
-    check_product(270, 300, 250, Layout::packed, Layout::packed, Layout::packed, Init::self,
-                  Real(1), is_sum);
-    check_product(70, 610, 130, Layout::columns, Layout::rows, Layout::columns, Init::zero, Real(1),
-                  is_sum);
-    check_product(610, 9, 120, Layout::rows, Layout::columns, Layout::rows, Init::row, Real(1),
-                  is_sum);
+  using enum Layout;
+  using enum Init;
+  struct {
+    int64_t m, n, k;
+    Layout a, b, c;
+    Init init;
+    Real alpha;
+  } constexpr larger[] = {
+      // Than a tile in every direction, and than the cache that decides the order of tiles.
+      {13, 70, 129, rows, columns, rows, row, Real(1)},
+      {13, 70, 50, rows, columns, rows, row, Real(1)},
+      {13, 150, 129, rows, rows, rows, self, Real(1)},
+      {150, 13, 129, columns, rows, columns, column, Real(1)},
+      {300, 21, 70, rows, rows, rows, zero, Real(1)},
+      // Deeper than outer tiles go at once, and more rows than dot tiles read at once.
+      {23, 39, 1000, columns, rows, rows, self, Real(-0.25)},
+      {39, 23, 1000, columns, rows, columns, row, Real(1)},
+      {70, 40, 130, rows, columns, rows, row, Real(-0.25)},
+      {90, 150, 300, rows, columns, rows, self, Real(1)},
+      {610, 9, 120, rows, columns, rows, row, Real(1)},
+      // Out of panels: two blocks of rows, the last strip narrow; the mirror; shared by columns.
+      {270, 300, 250, rows, rows, rows, self, Real(1)},
+      {270, 300, 250, columns, rows, rows, self, Real(-0.25)},
+      {270, 300, 250, rows, columns, rows, row, Real(1)},
+      {270, 300, 250, packed, packed, packed, self, Real(1)},
+      {270, 300, 250, columns, packed, rows, self, Real(1)},
+      {300, 270, 250, columns, rows, columns, zero, Real(1)},
+      {66, 1100, 70, rows, rows, rows, row, Real(1)},
+      {70, 610, 130, columns, rows, columns, zero, Real(1)},
+  };
+  for (const auto& p : larger) {
+    for (const bool is_sum : {false, true}) {
+      check_product(p.m, p.n, p.k, p.a, p.b, p.c, p.init, p.alpha, is_sum);
+    }
   }
 }
 
