@@ -131,6 +131,7 @@ void tell_call(Told& told, const Call<Real>& call) {
   told.number("call.keep_states", call.keep_states);
   told.number("call.segment", call.segment);
   told.number("call.fuse_step", call.fuse_step);
+  told.number("call.query_starts_v", call.query_starts_v);
 }
 
 void tell_places(Told& told, const std::string& name, const Places& places) {

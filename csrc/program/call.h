@@ -111,6 +111,9 @@ struct Call {
   // the adjoint take v for their direction, not u = -rate v, and multiply what they add to v.
   bool fuse_step;
   bool fuse_adjoint;
+
+  // Whether the query's gradient at phi_K, if there is one, is all of v so far, and is written.
+  bool query_starts_v;
 };
 
 }  // namespace fastmaml

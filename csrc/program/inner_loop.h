@@ -70,7 +70,7 @@ class InnerLoop : TaskView<Team, Real> {
     gather(call_.vectors, u);
     fill_zero(v, program_.adapted_size);
     team_.sync();
-    add_hessian_product(0, u, gradients(v));
+    add_hessian_product(0, u, gradients(v, v));
     scatter(v, call_.products);
     team_.sync();
   }
@@ -157,12 +157,14 @@ class InnerLoop : TaskView<Team, Real> {
     Real* v = part(ws_.v);
     Real* r = call_.momentum != 0 ? part(ws_.r) : nullptr;
     Real* u = part(ws_.u);
-    fill_zero(v, program_.adapted_size);
+    const bool reads_query = (call_.task_loss_bar && counts(K)) || call_.prediction_bar;
+    const bool starts_at_query = reads_query && call_.query_starts_v;
+    if (!starts_at_query) fill_zero(v, program_.adapted_size);
     if (r) fill_zero(r, program_.adapted_size);
     clear_fixed_bars();
     team_.sync();
     if (call_.adapted_bar) add_adapted_bar(v);
-    if ((call_.task_loss_bar && counts(K)) || call_.prediction_bar) add_query_gradient(K, v);
+    if (reads_query) add_query_gradient(K, starts_at_query ? nullptr : v, v);
     if (call_.through_steps) {
       int64_t taped = K - ws_.tape_steps;  // the first step whose activations are there
       FM_UNROLL(1)
@@ -180,11 +182,11 @@ class InnerLoop : TaskView<Team, Real> {
           swap(v, u);
         } else {
           Sgd::adjoint(team_, call_, k, state_after(k), v, r, u, summed_);
-          if (!call_.first_order) add_hessian_product(k, u, gradients(v));
+          if (!call_.first_order) add_hessian_product(k, u, gradients(v, v));
         }
         if (call_.task_loss_bar && counts(k)) {
           query().forward(the<Place::active>(), query_values(), parameters(k), query_draw(k));
-          add_query_gradient(k, v);
+          add_query_gradient(k, v, v);
         }
       }
     }
@@ -240,14 +242,14 @@ class InnerLoop : TaskView<Team, Real> {
     team_.sync();
   }
 
-  // Added to, all of them.
-  FM_DEVICE Gradients<Real> gradients(Real* adapted) const {
-    return {adapted, adapted, nullptr, 0, call_.parameters, task_, summed_};
+  // The adapted are written from `start`; null: from zero. All others are added to.
+  FM_DEVICE Gradients<Real> gradients(const Real* start, Real* adapted) const {
+    return {adapted, start, nullptr, 0, call_.parameters, task_, summed_};
   }
 
-  // Adds the gradient of c_k task_loss_bar l_q(phi_k), and at phi_K of prediction_bar, to v and
-  // to all else that the query reads. The query's values are those of phi_k.
-  FM_DEVICE_KNOWN void add_query_gradient(int64_t k, Real* v) {
+  // Adds the gradient of c_k task_loss_bar l_q(phi_k), and at phi_K of prediction_bar, to `start`,
+  // which gives v, and to all else that the query reads. The query's values are those of phi_k.
+  FM_DEVICE_KNOWN void add_query_gradient(int64_t k, const Real* start, Real* v) {
     const Frame<Real> values = query_values(), bars = query_bars();
     const LossInputs<Real> inputs = loss_inputs(call_.query, values);
     LossGradients<Real> to = loss_gradients(call_.query, query_wanted_of(call_), bars);
@@ -262,7 +264,7 @@ class InnerLoop : TaskView<Team, Real> {
       const LossSeed<Real> seed{Real(call_.step_weights[k]), call_.task_loss_bar + task_};
       with_loss(loss_of(program_), [&](auto layer) { layer.backward(team_, inputs, seed, to); });
     }
-    query().backward(the<Place::active>(), values, bars, parameters(k), gradients(v),
+    query().backward(the<Place::active>(), values, bars, parameters(k), gradients(start, v),
                      query_wanted_of(call_), query_draw(k));
   }
 
@@ -293,11 +295,11 @@ class InnerLoop : TaskView<Team, Real> {
   FM_DEVICE void backward_fixed() {
     if (call_.steps > 0 && call_.through_steps) {
       support().backward(the<Place::fixed>(), support_values(0), support_bar_dots(), parameters(0),
-                         gradients(nullptr), support_wanted_of(call_), support_draw(0));
+                         gradients(nullptr, nullptr), support_wanted_of(call_), support_draw(0));
     }
     if (call_.query.x) {
       query().backward(the<Place::fixed>(), query_values(), query_bars(), parameters(0),
-                       gradients(nullptr), query_wanted_of(call_), query_draw(0));
+                       gradients(nullptr, nullptr), query_wanted_of(call_), query_draw(0));
     }
   }
 

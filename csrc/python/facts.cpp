@@ -58,13 +58,15 @@ bool dict_holds(PyObject* fact, PyObject* state, const py::function& freeze) {
 }  // namespace
 
 bool facts_hold(const py::tuple& facts, const py::function& freeze) {
+  static PyObject* const forward = PyUnicode_InternFromString("forward");
+  static PyObject* const dict = PyUnicode_InternFromString("__dict__");
   return all_of(facts.ptr(), [&](PyObject* fact) {
     PyObject* module = referent(item(fact, 0));
     PyObject* type = item(fact, 1);
     if (!module || reinterpret_cast<PyObject*>(Py_TYPE(module)) != type) return false;
-    if (!py::getattr(py::handle(type), "forward").is(py::handle(item(fact, 2)))) return false;
+    if (!py::getattr(type, forward).is(py::handle(item(fact, 2)))) return false;
     const py::object owner = py::reinterpret_borrow<py::object>(module);
-    const py::object state = owner.attr("__dict__");
+    const py::object state = py::getattr(owner, dict);
     return all_of(item(fact, 3),
                   [&](PyObject* of_dict) { return dict_holds(of_dict, state.ptr(), freeze); });
   });
