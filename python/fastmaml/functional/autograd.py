@@ -96,6 +96,13 @@ class _Function(Function):
 class Run(_Function):
     """The results of a call. `Run.apply(call, *tensors)`"""
 
+    @classmethod
+    def apply(cls, *args: Any) -> Any:
+        """As of the others, but that the tensors are alive (`Bound.prepared`)."""
+        if transforms_are_active():
+            return super().apply(*args)
+        return super(Function, cls).apply(*args)
+
     @staticmethod
     @_signed
     def forward(call: RunCall, *tensors: Tensor) -> tuple[Tensor, ...]:

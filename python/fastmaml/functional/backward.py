@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from ..program import modules_lock
-from .autograd import Run, alive, transforms_are_active
+from .autograd import Run, transforms_are_active
 from .calls import LossCall
 
+_PLAIN = (nn.Parameter, Tensor)
 _saved_tensors_hooks = torch._C._autograd._top_saved_tensors_default_hooks
 
 
@@ -31,21 +32,18 @@ def run_backward(call: LossCall, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
             "a backward pass needs grad mode, which torch.no_grad or torch.inference_mode has "
             "turned off: leave it, or ask for the loss alone"
         )
-    flags = tuple([tensor.requires_grad for tensor in tensors])
-    if True not in flags:
+    leaves, keys = call.prepared.requiring_grad(tensors)
+    if not leaves:
         raise RuntimeError(
             "a backward pass needs a parameter, rate or sample with requires_grad=True, got none: "
             "set it, or ask for the loss alone"
         )
-    keys = call.prepared.keys_where(flags)
-    leaves = [tensor for tensor, flag in zip(tensors, flags, strict=True) if flag]
     if _is_watched() or not _are_plain(leaves) or not call.leaves(keys):
         loss, *others = Run.apply(call, *tensors)
         loss.backward()
         return [result.detach() for result in (loss, *others)]
-    with torch.no_grad():
-        results = call.run(alive(tensors))
-        _accumulate(leaves, call.handed_over(keys))
+    results = call.run(tensors)
+    _accumulate(leaves, call.handed_over(keys))
     return results
 
 
@@ -61,15 +59,19 @@ def _is_watched() -> bool:
 
 def _are_plain(tensors: Sequence[Tensor]) -> bool:
     """Whether autograd would do no more than take the gradients for `.grad`, or add them to it."""
-    return len({*map(id, tensors)}) == len(tensors) and all(
-        tensor.is_leaf
-        and type(tensor) in (nn.Parameter, Tensor)
-        and tensor.is_contiguous()  # as gradients are; .grad has its tensor's strides
-        and not tensor._backward_hooks
-        and not tensor._post_accumulate_grad_hooks
-        and (tensor.grad is None or tensor.grad.layout is torch.strided)
-        for tensor in tensors
-    )
+    for tensor in tensors:
+        if not (
+            tensor.is_leaf
+            and type(tensor) in _PLAIN
+            and tensor.is_contiguous()  # as gradients are; .grad has its tensor's strides
+            and not tensor._backward_hooks
+            and not tensor._post_accumulate_grad_hooks
+        ):
+            return False
+        gradient = tensor.grad
+        if gradient is not None and gradient.layout is not torch.strided:
+            return False
+    return len({*map(id, tensors)}) == len(tensors)
 
 
 def _accumulate(leaves: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
@@ -82,4 +84,5 @@ def _accumulate(leaves: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
                 sums.append(leaf.grad)
                 terms.append(gradient)
         if sums:
-            torch._foreach_add_(sums, terms)
+            with torch.no_grad():
+                torch._foreach_add_(sums, terms)

@@ -42,6 +42,8 @@ class Prepared:
         """Of the inputs, in the order of `Inputs.flat`."""
         self.wanted = frozenset(key for key, tensor in tensors.items() if tensor.requires_grad)
         """The keys of what requires grad."""
+        self._wanted_keys = tuple([key for key in self.keys if key in self.wanted])
+        self._requiring = [self.keys.index(key) for key in self._wanted_keys]
         self._keys_where: dict[tuple[bool, ...], tuple[str, ...]] = {}
         self._slots = len(loop.program.slots)
         self._has_rate = tuple(rate is not None for rate in inputs.rates)
@@ -64,6 +66,14 @@ class Prepared:
             keys = tuple([key for key, flag in zip(self.keys, flags, strict=True) if flag])
             self._keys_where[flags] = keys
         return keys
+
+    def requiring_grad(self, tensors: Sequence[Tensor]) -> tuple[list[Tensor], tuple[str, ...]]:
+        """Those of the inputs that require grad, and their keys."""
+        if self._rates_are_given:  # and what is made of them under no_grad requires none
+            flags = tuple([tensor.requires_grad for tensor in tensors])
+            places = [place for place, flag in enumerate(flags) if flag]
+            return [tensors[place] for place in places], self.keys_where(flags)
+        return [tensors[place] for place in self._requiring], self._wanted_keys
 
     def tensors(
         self, model: nn.Module, parameters: Sequence[Tensor], lr: Any, data: Sequence[Any]
