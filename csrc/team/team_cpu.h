@@ -193,7 +193,7 @@ class TeamCpu {
   // Several groups at a time, where to add up the partial sums of one would be half of the work.
   template <int N, class F, class Sink>
   FM_INLINE void reduce_rows(int64_t groups, int64_t count, F f, Sink sink) {
-    constexpr int at_once = N == 1 ? 8 : 1;
+    constexpr int width = Vec<Real>::width, at_once = N > 1 ? 1 : width > 8 ? width : 8;
     const Range mine = part(groups, size_, rank_);
     int64_t g = mine.begin;
     for (; g + at_once <= mine.end; g += at_once) sum_rows<N, at_once>(g, count, f, sink);
