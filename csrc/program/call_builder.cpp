@@ -138,9 +138,9 @@ void CallOwner<Real>::decide_what_is_kept(const CallArgument& a) {
                        !others_wanted && !samples_wanted;
   // A fold leaves out the coefficients of samples that are padding.
   const Program& program = call_.program;
-  call_.query_starts_v = a.adapted_bar.empty() &&
-                         std::none_of(program.ops, program.ops + program.op_count,
-                                      [](const Op& op) { return op.kind == OpKind::fold; });
+  call_.query_starts_v =
+      a.adapted_bar.empty() && std::none_of(program.ops, program.ops + program.op_count,
+                                            [](const Op& op) { return op.kind == OpKind::fold; });
   call_.segment = std::max<int64_t>(a.steps, 1);
   const int64_t tape =
       2 * int64_t{sizeof(Real)} * call_.program.support.active.of(call_.support.count);
