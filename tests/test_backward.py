@@ -202,6 +202,18 @@ def test_nothing_requires_grad(net, episode):
         functional.meta_loss(net, *episode, parameters=own, lr=0.1, backward=True)
 
 
+def test_a_sample_that_an_ended_transform_left_wrapped(net, episode):
+    left = []
+    x, *rest = episode
+    torch.func.grad(lambda inner: left.append(inner) or inner.sum())(x)
+    learner, other = (LEARNERS["MAML"](copy.deepcopy(net)) for _ in range(2))
+    for _ in range(2):
+        learner.backward(left[0], *rest)
+        step(other, x, *rest)
+        assert_alike(learner, other)
+    assert x.grad is None  # the wrapper requires grad, and the sample does not
+
+
 def test_a_call_first_seen_without_grad_mode(net, episode):
     learner = fm.MetaSGD(net, 0.3, 2)
     other = copy.deepcopy(learner)

@@ -15,7 +15,7 @@ from .. import checks
 from ..plan import BACKENDS
 from ..program import InnerLoop, Inputs, Loss, ModuleProgram, Program, Samples, modules_lock
 from . import known, rates
-from .autograd import alive
+from .autograd import unwrap_if_dead
 from .known import Given
 from .prepared import Prepared, is_autocast_on
 from .programs import program_of, takes_scalars
@@ -86,9 +86,10 @@ class Bound:
         self, loop: InnerLoop, inputs: Inputs, given: Given
     ) -> tuple[Prepared, list[Tensor]]:
         """A call that was checked, remembered for those like it; its tensors, alive."""
+        inputs = inputs.map(unwrap_if_dead)  # before anyone asks what requires grad
         prepared = Prepared(loop, inputs, self.backend, given.lr)
         known.remember(self.model, given, self._own, prepared)
-        return prepared, alive(inputs.flat())
+        return prepared, inputs.flat()
 
     def cast(self, value: Any) -> Any:
         """Half-precision tensors as float32 under autocast, all else as it is."""

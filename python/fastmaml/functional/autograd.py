@@ -21,7 +21,7 @@ from torch.autograd import Function, forward_ad
 from .calls import ProductCall, RunCall
 
 transforms_are_active = torch._C._are_functorch_transforms_active
-_unwrap_if_dead = torch._C._functorch.unwrap_if_dead
+unwrap_if_dead = torch._C._functorch.unwrap_if_dead
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -59,7 +59,7 @@ def _may_be_differentiated() -> bool:
 
 def alive(args: Sequence[Any]) -> list[Any]:
     """Arguments, with tensors out of the wrappers that an ended torch.func transform has left."""
-    return [_unwrap_if_dead(arg) if isinstance(arg, Tensor) else arg for arg in args]
+    return [unwrap_if_dead(arg) if isinstance(arg, Tensor) else arg for arg in args]
 
 
 def _refuse(what: str) -> NoReturn:

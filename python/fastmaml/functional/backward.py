@@ -17,7 +17,7 @@ from ..program import modules_lock
 from .autograd import Run, transforms_are_active
 from .calls import LossCall
 
-_PLAIN = (nn.Parameter, Tensor)
+_PLAIN_TYPES = (nn.Parameter, Tensor)
 _saved_tensors_hooks = torch._C._autograd._top_saved_tensors_default_hooks
 
 
@@ -62,7 +62,7 @@ def _are_plain(tensors: Sequence[Tensor]) -> bool:
     for tensor in tensors:
         if not (
             tensor.is_leaf
-            and type(tensor) in _PLAIN
+            and type(tensor) in _PLAIN_TYPES
             and tensor.is_contiguous()  # as gradients are; .grad has its tensor's strides
             and not tensor._backward_hooks
             and not tensor._post_accumulate_grad_hooks

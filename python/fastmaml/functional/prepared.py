@@ -43,7 +43,7 @@ class Prepared:
         self.wanted = frozenset(key for key, tensor in tensors.items() if tensor.requires_grad)
         """The keys of what requires grad."""
         self._wanted_keys = tuple([key for key in self.keys if key in self.wanted])
-        self._requiring = [self.keys.index(key) for key in self._wanted_keys]
+        self._wanted_places = [i for i, key in enumerate(self.keys) if key in self.wanted]
         self._keys_where: dict[tuple[bool, ...], tuple[str, ...]] = {}
         self._slots = len(loop.program.slots)
         self._has_rate = tuple(rate is not None for rate in inputs.rates)
@@ -73,7 +73,7 @@ class Prepared:
             flags = tuple([tensor.requires_grad for tensor in tensors])
             places = [place for place, flag in enumerate(flags) if flag]
             return [tensors[place] for place in places], self.keys_where(flags)
-        return [tensors[place] for place in self._requiring], self._wanted_keys
+        return [tensors[place] for place in self._wanted_places], self._wanted_keys
 
     def tensors(
         self, model: nn.Module, parameters: Sequence[Tensor], lr: Any, data: Sequence[Any]
